@@ -1,0 +1,3 @@
+module wane/bench
+
+go 1.21

@@ -1,0 +1,86 @@
+/*
+ * wane/collect.h: cycles: run one, pace them, see what they did.
+ *
+ * Cycles begin by themselves when the heap has grown by the percentage set,
+ * so none of this is needed for a program to run well.
+ */
+#ifndef WANE_COLLECT_H
+#define WANE_COLLECT_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* Runs one full cycle that begins after the call, and its sweep. On return
+   the memory of what was unreachable at the call can be used again. Threads
+   that call at once may share one cycle. */
+void wane_collect(void);
+
+/* Sets by how many percent the heap may grow over what was live after the
+   last cycle before the next one ends (GOGC; starts at 100, 0 means 1).
+   Negative: only explicit and limit-driven cycles. Returns the old value. */
+int wane_set_gc_percent(int percent);
+
+/* Sets a soft limit in bytes on the memory Wane holds (GOMEMLIMIT). Near it
+   cycles come sooner; they never take more than about half of the CPU time,
+   so a live heap above the limit grows past it. SIZE_MAX: none. Starts at
+   the cgroup's limit, if there is one. Returns the old limit; 0 is refused:
+   EINVAL, and the limit stays. */
+size_t wane_set_memory_limit(size_t bytes);
+
+/* Numbers since the program started, times in nanoseconds. The caller sets
+   size to sizeof(struct wane_stats) before each read; later versions only
+   append members. What a version or a program does not use is 0. */
+struct wane_stats {
+  size_t size;
+
+  uint64_t cycles_full;   /* full cycles completed */
+  uint64_t cycles_forced; /* of these, asked for by wane_collect */
+
+  uint64_t pause_count;  /* times the world was stopped for a cycle */
+  uint64_t pause_p50_ns; /* percentiles: upper bounds, within 7 % */
+  uint64_t pause_p99_ns;
+  uint64_t pause_max_ns;
+  uint64_t pause_total_ns;
+
+  uint64_t heap_live_bytes;      /* found live by the last cycle */
+  uint64_t heap_used_bytes;      /* in objects now, dead ones included */
+  uint64_t heap_committed_bytes; /* of the heap, backed by memory */
+  uint64_t heap_peak_bytes;      /* the highest heap_used_bytes so far */
+
+  uint64_t allocated_bytes; /* in all, slot sizes */
+  uint64_t allocated_objects;
+
+  uint64_t gc_cpu_ns; /* CPU time of marking and sweeping, all threads */
+  uint64_t mark_threads;
+  const char *dirty_backend; /* how written pages are tracked: "none" */
+
+  uint64_t cleanups_registered;
+  uint64_t cleanups_queued;
+  uint64_t cleanups_run;
+  uint64_t cleanups_stopped;
+  uint64_t finalizers_registered;
+  uint64_t finalizers_queued;
+  uint64_t finalizers_run;
+  uint64_t finalizers_stopped;
+  uint64_t weak_handles_live;
+
+  uint64_t foreign_bytes; /* mapped or adopted memory kept by the collector */
+  uint64_t threads_attached;
+
+  uint64_t released_bytes; /* heap memory given back to the system, in all */
+};
+
+/* Fills out->size bytes of out. A size smaller than the first member: fatal.
+   Members beyond what this library knows are zeroed. Numbers of running
+   threads are approximate, those of finished cycles exact. */
+void wane_read_stats(struct wane_stats *out);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif

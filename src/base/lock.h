@@ -1,0 +1,44 @@
+/*
+ * A small futex lock. Not recursive, no owner, four bytes; zero is unlocked.
+ *
+ * A thread that is attached takes a lock only with stops held off (see
+ * heap/context.h), so that no lock is held while the world is stopped
+ * (INV-stop-1) and the collector may touch what the locks guard. Only
+ * the cycle lock and the thread registry's lock are held across a stop, by
+ * the collecting thread itself.
+ *
+ * Ranks: a lock is only taken while locks of lower rank are held. Check
+ * builds keep the highest rank per thread and abort on a violation.
+ */
+#ifndef WANE_BASE_LOCK_H
+#define WANE_BASE_LOCK_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+enum wane__lock_rank {
+  WANE__RANK_CYCLE = 1, /* one cycle at a time */
+  WANE__RANK_THREADS,   /* the thread registry */
+  WANE__RANK_ROOTS,     /* added roots and pins */
+  WANE__RANK_CLASS,     /* the block lists of one size class */
+  WANE__RANK_PAGES,     /* free runs of blocks */
+  WANE__RANK_META,      /* memory for records */
+  WANE__RANK_MARK,      /* queues between markers */
+};
+
+struct wane__lock {
+  uint32_t word; /* 0 free, 1 held, 2 held and somebody waits */
+  uint32_t rank;
+};
+
+#define WANE__LOCK_INIT(r) \
+  { 0, (r) }
+
+void wane__lock_acquire(struct wane__lock *lock);
+bool wane__lock_try(struct wane__lock *lock);
+void wane__lock_release(struct wane__lock *lock);
+
+/* In the child of fork: the lock is free, whoever held it. */
+void wane__lock_reset(struct wane__lock *lock);
+
+#endif

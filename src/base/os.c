@@ -1,0 +1,298 @@
+/*
+ * Operating system calls for Linux. Nothing here allocates with malloc, so
+ * that it may be used while the world is stopped.
+ */
+#define _GNU_SOURCE
+#include "os.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/futex.h>
+#include <sched.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/resource.h>
+#include <sys/syscall.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "atomic.h"
+#include "options.h"
+
+/* Counts calls that can fail; atomic, relaxed: tests are single-threaded
+   where the exact number matters. */
+static uint64_t os_fault_calls;
+
+bool wane__os_fault(int error) {
+  uint64_t nth = wane__options.fault;
+  if (nth == 0) {
+    return false;
+  }
+  uint64_t call = wane__add_relaxed(&os_fault_calls, 1) + 1;
+  if (call == nth || (call > nth && wane__options.fault_more != 0)) {
+    errno = error;
+    return true;
+  }
+  return false;
+}
+
+void *wane__os_reserve(size_t bytes, size_t alignment) {
+  size_t padded = bytes + alignment;
+  if (padded < bytes || wane__os_fault(ENOMEM)) {
+    errno = ENOMEM;
+    return NULL;
+  }
+  char *raw = mmap(NULL, padded, PROT_NONE,
+                   MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  if (raw == MAP_FAILED) {
+    return NULL;
+  }
+  uintptr_t start = ((uintptr_t)raw + alignment - 1) & ~(alignment - 1);
+  size_t before = start - (uintptr_t)raw;
+  size_t after = padded - bytes - before;
+  if (before != 0) {
+    munmap(raw, before);
+  }
+  if (after != 0) {
+    munmap((char *)start + bytes, after);
+  }
+  return (void *)start;
+}
+
+void wane__os_unreserve(void *start, size_t bytes) {
+  munmap(start, bytes);
+}
+
+bool wane__os_commit(void *start, size_t bytes) {
+  return !wane__os_fault(ENOMEM) &&
+         mprotect(start, bytes, PROT_READ | PROT_WRITE) == 0;
+}
+
+bool wane__os_release(void *start, size_t bytes) {
+  return !wane__os_fault(ENOMEM) && madvise(start, bytes, MADV_DONTNEED) == 0;
+}
+
+void wane__os_huge_pages(void *start, size_t bytes) {
+  int saved = errno;
+  (void)madvise(start, bytes, MADV_HUGEPAGE);
+  errno = saved;
+}
+
+bool wane__os_futex_wait(const uint32_t *word, uint32_t expected,
+                         int64_t timeout_ns) {
+  struct timespec ts;
+  struct timespec *limit = NULL;
+  if (timeout_ns >= 0) {
+    ts.tv_sec = timeout_ns / 1000000000;
+    ts.tv_nsec = timeout_ns % 1000000000;
+    limit = &ts;
+  }
+  int saved = errno;
+  long r = syscall(SYS_futex, word, FUTEX_WAIT_PRIVATE, expected, limit, NULL,
+                   0);
+  bool timed_out = r != 0 && errno == ETIMEDOUT;
+  errno = saved;
+  return !timed_out;
+}
+
+void wane__os_futex_wake(const uint32_t *word, int count) {
+  int saved = errno;
+  syscall(SYS_futex, word, FUTEX_WAKE_PRIVATE, count, NULL, NULL, 0);
+  errno = saved;
+}
+
+pid_t wane__os_tid(void) { return (pid_t)syscall(SYS_gettid); }
+
+int wane__os_signal_thread(pid_t tid, int signal) {
+  int saved = errno;
+  int error = 0;
+  if (wane__os_fault(EAGAIN) ||
+      syscall(SYS_tgkill, getpid(), tid, signal) != 0) {
+    error = errno;
+  }
+  errno = saved;
+  return error;
+}
+
+static uint64_t os_clock(clockid_t id) {
+  struct timespec ts;
+  clock_gettime(id, &ts);
+  return (uint64_t)ts.tv_sec * 1000000000u + (uint64_t)ts.tv_nsec;
+}
+
+uint64_t wane__os_now_ns(void) { return os_clock(CLOCK_MONOTONIC); }
+
+uint64_t wane__os_thread_cpu_ns(void) {
+  return os_clock(CLOCK_THREAD_CPUTIME_ID);
+}
+
+void wane__os_sleep_ns(uint64_t ns) {
+  int saved = errno;
+  struct timespec ts = {.tv_sec = (time_t)(ns / 1000000000u),
+                        .tv_nsec = (long)(ns % 1000000000u)};
+  nanosleep(&ts, NULL);
+  errno = saved;
+}
+
+/* Reads a small file as a string; returns its length or -1. */
+static ssize_t os_read_file(const char *path, char *buffer, size_t bytes) {
+  int fd = open(path, O_RDONLY | O_CLOEXEC);
+  if (fd < 0) {
+    return -1;
+  }
+  size_t used = 0;
+  ssize_t n;
+  while (used < bytes - 1 &&
+         (n = read(fd, buffer + used, bytes - 1 - used)) > 0) {
+    used += (size_t)n;
+  }
+  close(fd);
+  buffer[used] = '\0';
+  return (ssize_t)used;
+}
+
+/* Calls read_limit on the file's text in the process's cgroup for controller
+   (NULL: the unified hierarchy) and in each cgroup above it. */
+static void os_each_cgroup(const char *controller, const char *mount,
+                           const char *file,
+                           void (*read_limit)(const char *text, void *out),
+                           void *out) {
+  char groups[4096];
+  if (os_read_file("/proc/self/cgroup", groups, sizeof groups) < 0) {
+    return;
+  }
+  char *save = NULL;
+  for (char *line = strtok_r(groups, "\n", &save); line != NULL;
+       line = strtok_r(NULL, "\n", &save)) {
+    char *names = strchr(line, ':');
+    char *group = names != NULL ? strchr(names + 1, ':') : NULL;
+    if (group == NULL) {
+      continue;
+    }
+    *group++ = '\0';
+    names++;
+    bool mine = controller == NULL ? names[0] == '\0'
+                                   : strstr(names, controller) != NULL;
+    for (char *end = group + strlen(group); mine && end >= group; end--) {
+      if (*end != '/' && *end != '\0') {
+        continue;
+      }
+      *end = '\0';
+      char path[4096 + 256];
+      char text[256];
+      snprintf(path, sizeof path, "/sys/fs/cgroup/%s%s/%s", mount, group, file);
+      if (os_read_file(path, text, sizeof text) > 0) {
+        read_limit(text, out);
+      }
+    }
+  }
+}
+
+/* "max 100000" or "200000 100000": quota and period in microseconds. */
+static void os_cpu_max(const char *text, void *out) {
+  unsigned *cpus = out;
+  unsigned long quota;
+  unsigned long period;
+  if (sscanf(text, "%lu %lu", &quota, &period) == 2 && period != 0) {
+    unsigned n = (unsigned)((quota + period - 1) / period);
+    *cpus = n < *cpus ? n : *cpus;
+  }
+}
+
+/* The same for cgroup v1, whose period is nearly always 100 ms. */
+static void os_cpu_quota_v1(const char *text, void *out) {
+  unsigned *cpus = out;
+  long quota = strtol(text, NULL, 10);
+  if (quota > 0) {
+    unsigned n = (unsigned)((quota + 99999) / 100000);
+    *cpus = n < *cpus ? n : *cpus;
+  }
+}
+
+unsigned wane__os_cpu_count(void) {
+  cpu_set_t set;
+  unsigned cpus = 1;
+  if (sched_getaffinity(0, sizeof set, &set) == 0) {
+    cpus = (unsigned)CPU_COUNT(&set);
+  } else { /* more CPUs than the set holds */
+    long n = sysconf(_SC_NPROCESSORS_ONLN);
+    cpus = n > 0 ? (unsigned)n : 1;
+  }
+  int saved = errno;
+  os_each_cgroup(NULL, "", "cpu.max", os_cpu_max, &cpus);
+  os_each_cgroup("cpu", "cpu", "cpu.cfs_quota_us", os_cpu_quota_v1, &cpus);
+  errno = saved;
+  return cpus > 0 ? cpus : 1;
+}
+
+static void os_memory_max(const char *text, void *out) {
+  size_t *limit = out;
+  char *end;
+  unsigned long long n = strtoull(text, &end, 10);
+  /* v1 writes "none" as the largest multiple of a page */
+  if (end != text && n < (1ull << 62) && n < *limit) {
+    *limit = (size_t)n;
+  }
+}
+
+size_t wane__os_cgroup_memory_limit(void) {
+  size_t limit = SIZE_MAX;
+  int saved = errno;
+  os_each_cgroup(NULL, "", "memory.max", os_memory_max, &limit);
+  os_each_cgroup("memory", "memory", "memory.limit_in_bytes", os_memory_max,
+                 &limit);
+  errno = saved;
+  return limit;
+}
+
+size_t wane__os_address_space_left(void) {
+  struct rlimit limit;
+  if (getrlimit(RLIMIT_AS, &limit) != 0 || limit.rlim_cur == RLIM_INFINITY) {
+    return SIZE_MAX;
+  }
+  char text[256];
+  unsigned long pages = 0;
+  if (os_read_file("/proc/self/statm", text, sizeof text) > 0) {
+    pages = strtoul(text, NULL, 10);
+  }
+  size_t used = pages * (size_t)sysconf(_SC_PAGESIZE);
+  return used < limit.rlim_cur ? (size_t)limit.rlim_cur - used : 0;
+}
+
+/* Lines are read in pieces from a buffer on the stack: a maps file can be of
+   any length, and malloc may be locked by a stopped thread. */
+bool wane__os_find_mapping(uintptr_t addr, struct wane__mapping *out) {
+  int fd = open("/proc/self/maps", O_RDONLY | O_CLOEXEC);
+  if (fd < 0) {
+    return false;
+  }
+  char buffer[4096];
+  size_t used = 0;
+  bool found = false;
+  ssize_t n;
+  while (!found &&
+         (n = read(fd, buffer + used, sizeof buffer - 1 - used)) > 0) {
+    used += (size_t)n;
+    buffer[used] = '\0';
+    char *line = buffer;
+    char *end;
+    while (!found && (end = strchr(line, '\n')) != NULL) {
+      unsigned long lo;
+      unsigned long hi;
+      if (sscanf(line, "%lx-%lx", &lo, &hi) == 2 && addr >= lo && addr < hi) {
+        *out = (struct wane__mapping){lo, hi};
+        found = true;
+      }
+      line = end + 1;
+    }
+    used -= (size_t)(line - buffer);
+    if (used == sizeof buffer - 1) {
+      used = 0; /* an overlong path: its line's head has been read */
+    }
+    memmove(buffer, line, used);
+  }
+  close(fd);
+  return found;
+}

@@ -1,0 +1,62 @@
+/*
+ * What the library asks of the operating system: memory, futexes, signals to
+ * threads, clocks, CPUs and the limits a container sets. Everything that can
+ * fail returns false, a negative number or NULL and leaves errno.
+ *
+ * All calls that can fail pass through wane__os_fault first: with
+ * WANE_OPTIONS=fault=N the Nth of them fails as if the system had said no
+ * (ENOMEM, or EAGAIN for a signal), which is how the fault tests reach every
+ * error path. With fault=N and fault_more=1 all later ones fail too.
+ */
+#ifndef WANE_BASE_OS_H
+#define WANE_BASE_OS_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/types.h>
+
+#define WANE__PAGE_BYTES_MIN 4096u
+
+/* True if this call is the one that is to fail; sets errno. */
+bool wane__os_fault(int error);
+
+/* Address space without memory behind it, aligned to alignment bytes. */
+void *wane__os_reserve(size_t bytes, size_t alignment);
+void wane__os_unreserve(void *start, size_t bytes);
+/* Makes reserved pages usable. Pages come zeroed, when they are touched. */
+bool wane__os_commit(void *start, size_t bytes);
+/* Gives the memory behind pages back; they stay usable and read as zero. */
+bool wane__os_release(void *start, size_t bytes);
+/* Asks for huge pages behind a range; a hint, nothing fails. */
+void wane__os_huge_pages(void *start, size_t bytes);
+
+/* Sleeps while *word is expected, at most timeout_ns (negative: no limit).
+   May return early; callers check again. False when the time is over. */
+bool wane__os_futex_wait(const uint32_t *word, uint32_t expected,
+                         int64_t timeout_ns);
+void wane__os_futex_wake(const uint32_t *word, int count);
+
+pid_t wane__os_tid(void);
+/* 0, or an errno value: ESRCH, the thread is gone; EAGAIN, try again. */
+int wane__os_signal_thread(pid_t tid, int signal);
+
+uint64_t wane__os_now_ns(void);        /* monotonic */
+uint64_t wane__os_thread_cpu_ns(void); /* of the calling thread */
+void wane__os_sleep_ns(uint64_t ns);
+
+/* CPUs the process may use: affinity mask and cgroup quota, at least 1. */
+unsigned wane__os_cpu_count(void);
+/* The memory limit of the cgroup in bytes, SIZE_MAX if there is none. */
+size_t wane__os_cgroup_memory_limit(void);
+/* Bytes of address space the process may still take, SIZE_MAX: no limit. */
+size_t wane__os_address_space_left(void);
+
+/* The mapping of the process that holds addr, from /proc/self/maps. */
+struct wane__mapping {
+  uintptr_t start;
+  uintptr_t end;
+};
+bool wane__os_find_mapping(uintptr_t addr, struct wane__mapping *out);
+
+#endif

@@ -1,0 +1,168 @@
+/* The background thread; see background.h. */
+#include "background.h"
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "../base/atomic.h"
+#include "../base/options.h"
+#include "../base/os.h"
+#include "cycle.h"
+#include "pace.h"
+#include "sweep.h"
+#include "../heap/extent.h"
+#include "../heap/heap.h"
+#include "../mutator/thread.h"
+
+#define SWEEP_PORTION 64
+#define RELEASE_PORTION_BYTES (4u << 20)
+#define TICKS_PER_IDLE 4
+#define IDLE_TICKS_MAX 64 /* the longest sleep, in ticks, when all is done */
+#define FORCED_AFTER_NS 120000000000ull
+#define IDLE_CYCLE_BYTES_MIN (256u << 10)
+
+static uint32_t background_wakes; /* a futex; seq_cst */
+static bool background_runs;      /* cycle lock */
+
+static struct {
+  uint64_t last_count;   /* what had been allocated at the last tick */
+  uint64_t rested_ns;    /* how long that has not changed */
+  bool cycle_done;       /* for this rest */
+  bool all_released;     /* for this rest */
+  uint32_t before_tick;  /* free since before this tick: may be released */
+} background; /* of the background thread */
+
+/* Sweeps until nothing is left, or a cycle waits. */
+static void background_sweep(void) {
+  bool more = true;
+  while (more) {
+    wane__lock_acquire(&wane__cycle_lock);
+    more = wane__sweep_some(SWEEP_PORTION);
+    wane__lock_release(&wane__cycle_lock);
+  }
+}
+
+/* Releases what is free beyond keep bytes; true when nothing is left to. */
+static bool background_release(uint64_t keep_bytes) {
+  for (;;) {
+    struct wane__extent_totals totals;
+    wane__lock_acquire(&wane__cycle_lock);
+    wane__extent_read_totals(&totals);
+    uint64_t free = totals.free_dirty_bytes;
+    size_t done = 0;
+    if (free > keep_bytes) {
+      uint64_t excess = free - keep_bytes;
+      done = wane__extent_release(excess < RELEASE_PORTION_BYTES
+                                      ? (size_t)excess
+                                      : RELEASE_PORTION_BYTES,
+                                  background.before_tick);
+    }
+    wane__lock_release(&wane__cycle_lock);
+    if (done == 0) {
+      return free <= keep_bytes || free == 0;
+    }
+  }
+}
+
+/* What may still be allocated before the next cycle, and a tenth. */
+static uint64_t background_keep(void) {
+  const struct wane__heap_meter *meter = &wane__heap_meter;
+  uint64_t trigger = wane__load_relaxed(&meter->trigger_bytes);
+  uint64_t since = wane__load_relaxed(&meter->since_flip_bytes);
+  if (trigger == UINT64_MAX) {
+    return UINT64_MAX;
+  }
+  uint64_t rest = trigger > since ? trigger - since : 0;
+  return rest + rest / 10;
+}
+
+/* True if a cycle may free a good part of the heap. */
+static bool background_wants_cycle(void) {
+  const struct wane__heap_meter *meter = &wane__heap_meter;
+  uint64_t since = wane__load_relaxed(&meter->since_flip_bytes);
+  uint64_t live = wane__load_relaxed(&meter->live_bytes);
+  if (wane__pace_percent() < 0 || since == 0) {
+    return false;
+  }
+  uint64_t last = wane__load_relaxed(&wane__cycle_totals.last_end_ns);
+  if (wane__os_now_ns() - last > FORCED_AFTER_NS) {
+    return true;
+  }
+  return !background.cycle_done && since > IDLE_CYCLE_BYTES_MIN &&
+         since > live / 8;
+}
+
+static void background_rest(void) {
+  if (background_wants_cycle()) {
+    wane__cycle_run(WANE__CYCLE_IDLE, true);
+  }
+  background.cycle_done = true;
+  background_sweep();
+  background.before_tick = wane__extent_tick();
+  background.all_released = background_release(0);
+}
+
+static void background_tick(uint64_t passed_ns) {
+  const struct wane__heap_meter *meter = &wane__heap_meter;
+  /* cycles and allocation since the last one, as one number that moves */
+  uint64_t count = wane__load_relaxed(&wane__cycle_totals.full) << 40;
+  count += wane__load_relaxed(&meter->since_flip_bytes);
+  if (count != background.last_count) {
+    background.last_count = count;
+    background.rested_ns = 0;
+    background.cycle_done = background.all_released = false;
+    background_release(background_keep());
+    background.before_tick = wane__extent_tick();
+    return;
+  }
+  background.rested_ns += passed_ns;
+  if (background.rested_ns >= (uint64_t)wane__options.idle_ms * 1000000) {
+    background_rest();
+    /* the cycle that rest may have brought is no activity */
+    background.last_count = wane__load_relaxed(&wane__cycle_totals.full) << 40;
+    background.last_count += wane__load_relaxed(&meter->since_flip_bytes);
+  }
+}
+
+static void *background_thread(void *arg) {
+  (void)arg;
+  uint64_t tick_ns =
+      (uint64_t)wane__options.idle_ms * 1000000 / TICKS_PER_IDLE;
+  uint64_t ticks = 1;
+  uint64_t last = wane__os_now_ns();
+  for (;;) {
+    uint32_t wakes = wane__load(&background_wakes);
+    background_sweep();
+    uint64_t now = wane__os_now_ns();
+    if (now - last >= tick_ns) {
+      background_tick(now - last);
+      last = now;
+      ticks = !background.all_released    ? 1
+              : ticks * 2 < IDLE_TICKS_MAX ? ticks * 2
+                                           : IDLE_TICKS_MAX;
+    }
+    uint64_t until = last + ticks * tick_ns;
+    int64_t left = until > now ? (int64_t)(until - now) : 0;
+    wane__os_futex_wait(&background_wakes, wakes, left);
+    if (wane__load(&background_wakes) != wakes) {
+      ticks = 1;
+    }
+  }
+  return NULL;
+}
+
+void wane__background_start(void) {
+  if (!background_runs && wane__options.background != 0) {
+    background_runs = wane__thread_create_internal(background_thread, NULL);
+  }
+}
+
+void wane__background_wake(void) {
+  wane__add(&background_wakes, 1);
+  wane__os_futex_wake(&background_wakes, 1);
+}
+
+void wane__background_fork_child(void) {
+  background_runs = false;
+  background.last_count = 0;
+}

@@ -1,0 +1,218 @@
+/* Running a cycle; see cycle.h for its phases. */
+#include "cycle.h"
+
+#include <errno.h>
+
+#include "../base/atomic.h"
+#include "../base/check.h"
+#include "../base/options.h"
+#include "../base/os.h"
+#include "background.h"
+#include "pace.h"
+#include "pauses.h"
+#include "sweep.h"
+#include "trace.h"
+#include "verify.h"
+#include "../heap/class_list.h"
+#include "../heap/heap.h"
+#include "../heap/hooks.h"
+#include "../mark/mark.h"
+#include "../mutator/module.h"
+#include "../mutator/registers.h"
+#include "../mutator/root.h"
+#include "../mutator/stop.h"
+#include "../mutator/thread.h"
+#include "../../include/wane/collect.h"
+
+#define MARKERS_DEFAULT_MAX 8u
+/* Below so much for each marker, waking another costs more than it gains. */
+#define BYTES_PER_MARKER (2u << 20)
+
+struct wane__lock wane__cycle_lock = WANE__LOCK_INIT(WANE__RANK_CYCLE);
+struct wane__cycle_totals wane__cycle_totals;
+
+/* Cycles that began: a caller that waited for the lock while another began
+   and completed a cycle need not run its own. lock: cycle; reads seq_cst. */
+static uint64_t cycle_begun;
+
+static unsigned cycle_markers_max(void) {
+  static unsigned cpus; /* cycle lock */
+  if (wane__options.mark_threads != 0) {
+    return (unsigned)wane__options.mark_threads;
+  }
+  if (cpus == 0) {
+    cpus = wane__os_cpu_count();
+  }
+  return cpus < MARKERS_DEFAULT_MAX ? cpus : MARKERS_DEFAULT_MAX;
+}
+
+static unsigned cycle_markers_wanted(void) {
+  unsigned most = cycle_markers_max();
+  if (wane__options.mark_threads != 0) {
+    return most;
+  }
+  uint64_t bytes = wane__heap_meter.live_bytes +
+                   wane__load_relaxed(&wane__heap_meter.since_flip_bytes) / 2;
+  uint64_t useful = 1 + bytes / BYTES_PER_MARKER;
+  return useful < most ? (unsigned)useful : most;
+}
+
+/* Phase 3. STW. */
+static void cycle_flip(struct wane__cycle_trace *trace) {
+  struct wane__heap_meter *meter = &wane__heap_meter;
+  uint64_t since = wane__load_relaxed(&meter->since_flip_bytes);
+  for (struct wane__thread *t = wane__threads; t != NULL; t = t->next) {
+    since += t->context.pending_bytes;
+    t->context.pending_bytes = 0;
+  }
+  uint64_t used = meter->live_bytes + since;
+  trace->before_bytes = used;
+  meter->peak_bytes = used > meter->peak_bytes ? used : meter->peak_bytes;
+  wane__store_relaxed(&meter->since_flip_bytes, 0);
+  wane__arena.colour = (uint8_t)(3 - wane__arena.colour); /* INV-cycle-1 */
+  wane__arena.epoch++;
+  wane__class_flip_stw();
+  for (struct wane__thread *t = wane__threads; t != NULL; t = t->next) {
+    wane__context_flip_stw(&t->context);
+  }
+}
+
+/* Phases 2 to 5, with no module coming or going. */
+static void cycle_stopped(void *arg) {
+  struct wane__cycle_trace *trace = arg;
+  struct wane__mark_totals totals;
+  uint64_t begin = wane__os_now_ns();
+  wane__stop_world();
+  uint64_t stopped = wane__os_now_ns();
+  cycle_flip(trace);
+  wane__roots_each_stw(wane__mark_add_range, NULL);
+  uint64_t roots = wane__os_now_ns();
+  wane__mark_run_stw(trace->markers, &totals);
+  uint64_t marked = wane__os_now_ns();
+  if (wane__options.verify != 0) {
+    wane__verify_stw();
+  }
+  wane__store_relaxed(&wane__heap_meter.live_bytes, totals.bytes);
+  wane__pace_set_trigger();
+  wane__resume_world();
+  uint64_t end = wane__os_now_ns();
+  wane__pauses_add(end - begin);
+  trace->stop_ns = stopped - begin;
+  trace->roots_ns = roots - stopped;
+  trace->mark_ns = marked - roots;
+  trace->finish_ns = end - marked;
+  trace->live_bytes = totals.bytes;
+  trace->live_objects = totals.objects;
+  trace->mark_cpu_ns = totals.cpu_ns;
+  trace->rescans = totals.rescans;
+}
+
+/* The caller's registers must be in memory before its stack is scanned, in a
+   frame above those that are. */
+static WANE_NOINLINE bool cycle_stop_and_mark(struct wane__cycle_trace *trace) {
+  struct wane__registers registers;
+  wane__registers_save(&registers);
+  wane__lock_acquire(&wane__threads_lock);
+  wane__roots_prepare();
+  bool ran = wane__modules_hold(cycle_stopped, trace);
+  wane__lock_release(&wane__threads_lock);
+  __asm__ volatile("" : : "r"(&registers) : "memory");
+  return ran;
+}
+
+static bool cycle_run_locked(enum wane__cycle_reason reason, bool sweep) {
+  uint64_t start = wane__os_now_ns();
+  uint64_t cpu_start = wane__os_thread_cpu_ns();
+  struct wane__cycle_trace trace = {.reason = reason};
+  wane__background_start();
+  trace.markers = wane__mark_prepare(cycle_markers_wanted());
+  wane__sweep_finish();
+  trace.sweep_before_ns = wane__os_now_ns() - start;
+  if (trace.markers == 0 || !cycle_stop_and_mark(&trace)) {
+    errno = ENOMEM;
+    return false;
+  }
+  if (sweep) {
+    wane__sweep_finish();
+  }
+  uint64_t end = wane__os_now_ns();
+  struct wane__cycle_totals *totals = &wane__cycle_totals;
+  trace.number = totals->full + 1;
+  wane__store_relaxed(&totals->full, trace.number);
+  if (reason == WANE__CYCLE_FORCED) {
+    wane__store_relaxed(&totals->forced, totals->forced + 1);
+  }
+  /* this thread marked too; its own share is counted once */
+  uint64_t own_ns = wane__os_thread_cpu_ns() - cpu_start;
+  uint64_t cpu_ns = own_ns > trace.mark_cpu_ns ? own_ns : trace.mark_cpu_ns;
+  wane__store_relaxed(&totals->cpu_ns, totals->cpu_ns + cpu_ns);
+  wane__store_relaxed(&totals->mark_threads, trace.markers);
+  wane__store_relaxed(&totals->last_end_ns, end);
+  wane__store_relaxed(&totals->last_work_ns, end - start);
+  trace.end_ns = end;
+  wane__trace_cycle(&trace);
+  return true;
+}
+
+/* A triggered cycle may have been run by another thread meanwhile. */
+static bool cycle_is_due(enum wane__cycle_reason reason) {
+  const struct wane__heap_meter *meter = &wane__heap_meter;
+  return (reason != WANE__CYCLE_HEAP && reason != WANE__CYCLE_LIMIT) ||
+         wane__load_relaxed(&meter->since_flip_bytes) >=
+             wane__load_relaxed(&meter->trigger_bytes);
+}
+
+/* The cycle lock is waited for unguarded: a thread that waits for a cycle in
+   another thread must be able to stop. */
+bool wane__cycle_run(enum wane__cycle_reason reason, bool sweep) {
+  int saved = errno;
+  uint64_t begun = wane__load(&cycle_begun);
+  wane__lock_acquire(&wane__cycle_lock);
+  bool ok = true;
+  if (wane__load(&cycle_begun) == begun && cycle_is_due(reason)) {
+    wane__add(&cycle_begun, 1);
+    ok = cycle_run_locked(reason, sweep);
+  } else if (sweep) {
+    wane__sweep_finish();
+  }
+  wane__lock_release(&wane__cycle_lock);
+  if (ok) {
+    errno = saved;
+    wane__background_wake();
+  }
+  return ok;
+}
+
+/* Cycles for the memory limit take at most half of the time: one begins at
+   the earliest when the program has run as long as the last one took. */
+static bool cycle_limit_may_wait(void) {
+  const struct wane__cycle_totals *totals = &wane__cycle_totals;
+  uint64_t last_end = wane__load_relaxed(&totals->last_end_ns);
+  return wane__pace_is_by_limit() &&
+         wane__os_now_ns() - last_end <
+             wane__load_relaxed(&totals->last_work_ns);
+}
+
+void wane__cycle_triggered(void) {
+  if (!cycle_limit_may_wait()) {
+    wane__cycle_run(wane__pace_is_by_limit() ? WANE__CYCLE_LIMIT
+                                             : WANE__CYCLE_HEAP,
+                    false);
+  }
+}
+
+void wane__cycle_for_room(void) { wane__cycle_run(WANE__CYCLE_ROOM, true); }
+
+void wane__cycle_for_stress(void) {
+  wane__cycle_run(WANE__CYCLE_STRESS, false);
+}
+
+void wane__cycle_fork_child(void) { wane__lock_reset(&wane__cycle_lock); }
+
+WANE_PUBLIC void wane_collect(void) {
+  int saved = errno;
+  if (wane__hooks.attach() != NULL) {
+    wane__cycle_run(WANE__CYCLE_FORCED, true);
+  }
+  errno = saved;
+}

@@ -1,0 +1,67 @@
+/*
+ * The cycle: from "enough has been allocated" to "what is dead can be used
+ * again". In this version everything but the sweep happens in one stop.
+ *
+ *   1. Prepare, beside the program: the sweep of the cycle before is
+ *      completed (INV-list-1), markers are made ready.
+ *   2. Stop the world, while no module can be loaded or unloaded.
+ *   3. Flip: the current colour changes, so all objects count as unmarked;
+ *      all groups become unswept; the runs in threads' caches get the new
+ *      colour, as everything that is allocated from now on: new objects are
+ *      black.
+ *   4. Mark from the roots, in parallel.
+ *   5. Verify, if asked to. Set the trigger of the next cycle. Resume.
+ *   6. Sweep, beside the program: allocating threads sweep the group they
+ *      want to allocate from, a background thread the rest (collect/sweep).
+ *
+ * Who starts one: a thread whose allocation reaches the trigger, wane_collect,
+ * an allocation that found no room, stress mode, the background thread when
+ * the program rests. One cycle at a time: the cycle lock is held from 1 to 5,
+ * by the thread that collects.
+ *
+ * INV-cycle-1: colour and epoch change only with the world stopped.
+ * INV-cycle-2: between cycles every live object's mark byte has the current
+ *   colour.
+ */
+#ifndef WANE_COLLECT_CYCLE_H
+#define WANE_COLLECT_CYCLE_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "../base/lock.h"
+
+enum wane__cycle_reason {
+  WANE__CYCLE_HEAP,   /* the trigger was reached */
+  WANE__CYCLE_LIMIT,  /* the same, lowered by the memory limit */
+  WANE__CYCLE_FORCED, /* wane_collect */
+  WANE__CYCLE_ROOM,   /* no memory */
+  WANE__CYCLE_STRESS,
+  WANE__CYCLE_IDLE,
+};
+
+/* What happened in the cycles so far; lock: cycle, reads relaxed. */
+struct wane__cycle_totals {
+  uint64_t full;
+  uint64_t forced;
+  uint64_t cpu_ns;
+  uint64_t mark_threads; /* of the last cycle */
+  uint64_t last_end_ns;
+  uint64_t last_work_ns; /* how long the last one took in all */
+};
+extern struct wane__cycle_totals wane__cycle_totals;
+extern struct wane__lock wane__cycle_lock;
+
+/* Runs a cycle. One that began after the call, in another thread, will do as
+   well. sweep: complete the sweep before returning. False with ENOMEM if the
+   cycle could not be run. */
+bool wane__cycle_run(enum wane__cycle_reason reason, bool sweep);
+
+/* The heap hooks (see heap/hooks.h). */
+void wane__cycle_triggered(void);
+void wane__cycle_for_room(void);
+void wane__cycle_for_stress(void);
+
+void wane__cycle_fork_child(void);
+
+#endif

@@ -1,0 +1,142 @@
+/* The settings of pacing, and its formula; see pace.h. */
+#include "pace.h"
+
+#include <errno.h>
+
+#include "../base/atomic.h"
+#include "../base/attr.h"
+#include "../base/options.h"
+#include "../base/os.h"
+#include "../heap/extent.h"
+#include "../heap/heap.h"
+#include "../heap/hooks.h"
+#include "../../include/wane/collect.h"
+
+#define PACE_MINIMUM (4ull << 20)
+#define PACE_ROOM_MIN (1ull << 20)
+/* Of a cgroup's limit, what is not Wane's: stacks, code, malloc. */
+#define PACE_CGROUP_SHARE_NUM 9
+#define PACE_CGROUP_SHARE_DEN 10
+
+static int pace_percent = 100;           /* relaxed */
+static uint64_t pace_limit = UINT64_MAX; /* relaxed */
+static uint32_t pace_limit_known;        /* the cgroup has been asked */
+static bool pace_from_cgroup;            /* the limit is not the user's */
+static bool pace_by_limit;               /* relaxed */
+
+struct wane__pace_output wane__pace(const struct wane__pace_input *in) {
+  struct wane__pace_output out = {.growth_bytes = UINT64_MAX};
+  if (in->percent >= 0) {
+    uint64_t base =
+        in->live_bytes > PACE_MINIMUM ? in->live_bytes : PACE_MINIMUM;
+    uint64_t percent = in->percent == 0 ? 1 : (uint64_t)in->percent;
+    out.growth_bytes = base / 100 * percent + base % 100 * percent / 100;
+  }
+  if (in->limit_bytes == UINT64_MAX) {
+    return out;
+  }
+  uint64_t taken = in->live_bytes + in->overhead_bytes;
+  uint64_t room = in->limit_bytes > taken ? in->limit_bytes - taken : 0;
+  uint64_t least = in->live_bytes / 16;
+  least = least > PACE_ROOM_MIN ? least : PACE_ROOM_MIN;
+  room = room > least ? room : least;
+  if (room < out.growth_bytes) {
+    out.growth_bytes = room;
+    out.by_limit = true;
+  }
+  return out;
+}
+
+/* The cgroup is asked at the first cycle, not at start: it means reading
+   files. */
+static void pace_ask_cgroup(void) {
+  if (wane__load_relaxed(&pace_limit_known) != 0) {
+    return;
+  }
+  wane__store_relaxed(&pace_limit_known, 1);
+  size_t limit = wane__os_cgroup_memory_limit();
+  if (limit != SIZE_MAX) {
+    pace_from_cgroup = true;
+    wane__store_relaxed(&pace_limit, limit);
+  }
+}
+
+int wane__pace_percent(void) { return wane__load_relaxed(&pace_percent); }
+
+uint64_t wane__pace_limit(void) {
+  uint64_t limit = wane__load_relaxed(&pace_limit);
+  if (pace_from_cgroup && limit != UINT64_MAX) {
+    limit = limit / PACE_CGROUP_SHARE_DEN * PACE_CGROUP_SHARE_NUM;
+  }
+  return limit;
+}
+
+bool wane__pace_is_by_limit(void) {
+  return wane__load_relaxed(&pace_by_limit);
+}
+
+void wane__pace_set_trigger(void) {
+  pace_ask_cgroup();
+  struct wane__extent_totals totals;
+  wane__extent_read_totals(&totals);
+  uint64_t live = wane__load_relaxed(&wane__heap_meter.live_bytes);
+  uint64_t since = wane__load_relaxed(&wane__heap_meter.since_flip_bytes);
+  uint64_t known = live + since;
+  struct wane__pace_input in = {
+      .live_bytes = live,
+      /* holes in groups that are partly live, while they are */
+      .overhead_bytes =
+          totals.used_bytes > known ? (totals.used_bytes - known) / 4 : 0,
+      .percent = wane__pace_percent(),
+      .limit_bytes = wane__pace_limit(),
+  };
+  struct wane__pace_output out = wane__pace(&in);
+  wane__store_relaxed(&pace_by_limit, out.by_limit);
+  wane__store_relaxed(&wane__heap_meter.trigger_bytes, out.growth_bytes);
+}
+
+void wane__pace_init(void) {
+  int percent = (int)wane__options.gc_percent;
+  pace_percent = percent == 0 ? 1 : percent;
+  struct wane__pace_input in = {.percent = pace_percent,
+                                .limit_bytes = UINT64_MAX};
+  wane__heap_meter.trigger_bytes = wane__pace(&in).growth_bytes;
+}
+
+/* A thread changing the pace: attached, and guarded for the locks taken. */
+static void pace_apply(void) {
+  struct wane__context *self = wane__hooks.attach();
+  if (self == NULL) {
+    return; /* nothing is allocated yet; the first cycle will see it */
+  }
+  wane__guard_enter(self);
+  wane__pace_set_trigger();
+  wane__guard_leave(self);
+}
+
+WANE_PUBLIC int wane_set_gc_percent(int percent) {
+  int saved = errno;
+  (void)wane__hooks.attach();
+  int fresh = percent == 0 ? 1 : percent < 0 ? -1 : percent;
+  int old = __atomic_exchange_n(&pace_percent, fresh, __ATOMIC_RELAXED);
+  pace_apply();
+  errno = saved;
+  return old;
+}
+
+WANE_PUBLIC size_t wane_set_memory_limit(size_t bytes) {
+  int saved = errno;
+  (void)wane__hooks.attach();
+  pace_ask_cgroup();
+  if (bytes == 0) {
+    errno = EINVAL;
+    return (size_t)wane__load_relaxed(&pace_limit);
+  }
+  pace_from_cgroup = false;
+  uint64_t fresh = bytes == SIZE_MAX ? UINT64_MAX : bytes;
+  size_t old =
+      (size_t)__atomic_exchange_n(&pace_limit, fresh, __ATOMIC_RELAXED);
+  pace_apply();
+  errno = saved;
+  return old;
+}

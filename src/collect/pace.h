@@ -1,0 +1,43 @@
+/*
+ * Pacing: how much may be allocated until the next cycle, as a pure function
+ * of numbers, all in bytes.
+ *
+ *   growth = max(live, minimum) * percent / 100,  minimum = 4 MiB
+ *   with a memory limit: at most limit - live - overhead, but at least
+ *   live / 16 or 1 MiB, so that a live heap near the limit does not make every
+ *   allocation a collection. (The CPU share of limit-driven cycles is bounded
+ *   in cycle.c besides.)
+ *
+ * The world is stopped while marking, so a cycle ends where it begins and the
+ * growth needs no head start.
+ */
+#ifndef WANE_COLLECT_PACE_H
+#define WANE_COLLECT_PACE_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+struct wane__pace_input {
+  uint64_t live_bytes;
+  uint64_t overhead_bytes; /* of the limit, taken by other than live objects */
+  int percent;             /* negative: no cycles but limit-driven ones */
+  uint64_t limit_bytes;    /* UINT64_MAX: none */
+};
+
+struct wane__pace_output {
+  uint64_t growth_bytes; /* UINT64_MAX: never */
+  bool by_limit;         /* the limit made it smaller */
+};
+
+struct wane__pace_output wane__pace(const struct wane__pace_input *in);
+
+/* The settings. Reads relaxed; set by the public calls. */
+int wane__pace_percent(void);
+uint64_t wane__pace_limit(void);
+/* Sets the trigger from the last cycle's result and the settings. */
+void wane__pace_set_trigger(void);
+bool wane__pace_is_by_limit(void);
+void wane__pace_init(void);
+
+#endif

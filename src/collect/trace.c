@@ -1,0 +1,48 @@
+/* The trace line; see trace.h. */
+#include "trace.h"
+
+#include "../base/atomic.h"
+#include "../base/check.h"
+#include "../base/options.h"
+#include "../base/os.h"
+#include "../heap/heap.h"
+
+static uint64_t trace_start_ns; /* const after init */
+
+void wane__trace_init(void) { trace_start_ns = wane__os_now_ns(); }
+
+static const char *trace_reason(enum wane__cycle_reason reason) {
+  static const char *const names[] = {
+      [WANE__CYCLE_HEAP] = "heap",     [WANE__CYCLE_LIMIT] = "limit",
+      [WANE__CYCLE_FORCED] = "forced", [WANE__CYCLE_ROOM] = "no-room",
+      [WANE__CYCLE_STRESS] = "stress", [WANE__CYCLE_IDLE] = "idle",
+  };
+  return names[reason];
+}
+
+static double trace_ms(uint64_t ns) { return (double)ns / 1e6; }
+
+static double trace_mb(uint64_t bytes) {
+  return (double)bytes / (1024.0 * 1024.0);
+}
+
+void wane__trace_cycle(const struct wane__cycle_trace *t) {
+  if (wane__options.trace == 0) {
+    return;
+  }
+  uint64_t trigger = wane__load_relaxed(&wane__heap_meter.trigger_bytes);
+  double cpu_s = (double)t->mark_cpu_ns / 1e9;
+  double goal = trigger == UINT64_MAX ? 0 : trace_mb(t->live_bytes + trigger);
+  wane__log("gc %llu @%.3fs %s: sweep %.2f stop %.3f+roots %.3f+mark "
+            "%.2f+finish %.3f ms, heap %.1f->%.1f MB, goal %.1f MB, "
+            "%u markers, %.0f MB/s %.1f Mobj/s each%s",
+            (unsigned long long)t->number,
+            (double)(t->end_ns - trace_start_ns) / 1e9,
+            trace_reason(t->reason), trace_ms(t->sweep_before_ns),
+            trace_ms(t->stop_ns), trace_ms(t->roots_ns), trace_ms(t->mark_ns),
+            trace_ms(t->finish_ns), trace_mb(t->before_bytes),
+            trace_mb(t->live_bytes), goal, t->markers,
+            cpu_s > 0 ? trace_mb(t->live_bytes) / cpu_s : 0,
+            cpu_s > 0 ? (double)t->live_objects / cpu_s / 1e6 : 0,
+            t->rescans != 0 ? ", mark stack overflow" : "");
+}

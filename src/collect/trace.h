@@ -1,0 +1,29 @@
+/* trace=1: one line on stderr for each cycle. docs/tracing.md explains it. */
+#ifndef WANE_COLLECT_TRACE_H
+#define WANE_COLLECT_TRACE_H
+
+#include <stdint.h>
+
+#include "cycle.h"
+
+struct wane__cycle_trace {
+  enum wane__cycle_reason reason;
+  uint64_t number;
+  uint64_t end_ns;
+  unsigned markers;
+  unsigned rescans;         /* of the heap, after a full mark stack */
+  uint64_t sweep_before_ns; /* finishing the sweep of the cycle before */
+  uint64_t stop_ns;         /* until all threads were stopped */
+  uint64_t roots_ns;
+  uint64_t mark_ns;
+  uint64_t finish_ns; /* from the end of marking to the last thread's waking */
+  uint64_t mark_cpu_ns;
+  uint64_t before_bytes; /* in use when the cycle began */
+  uint64_t live_bytes;   /* found live */
+  uint64_t live_objects;
+};
+
+void wane__trace_init(void);
+void wane__trace_cycle(const struct wane__cycle_trace *trace);
+
+#endif

@@ -1,0 +1,117 @@
+/* A second marking to check the first; see verify.h. */
+#include "verify.h"
+
+#include <string.h>
+
+#include "../base/attr.h"
+#include "../base/check.h"
+#include "../base/os.h"
+#include "../base/poison.h"
+#include "../heap/block.h"
+#include "../mutator/root.h"
+#include "../../include/wane/heap.h"
+
+static struct {
+  uint8_t *bits;    /* one for each granule of the arena; reserved once */
+  uintptr_t *stack; /* objects seen and not scanned; at most one each */
+  size_t depth;
+  size_t ready_bytes; /* of the arena, for which both are committed */
+  bool gave_up;
+} verify;
+
+/* Memory for the arena as it is now; false: verification is off, and said. */
+static bool verify_prepare(void) {
+  if (verify.bits == NULL && !verify.gave_up) {
+    size_t reserved = wane__arena.reserved;
+    verify.bits = wane__os_reserve(reserved / 128, 65536);
+    verify.stack = wane__os_reserve(reserved / 2, 65536);
+  }
+  size_t bytes = wane__arena.committed;
+  if (verify.bits != NULL && verify.stack != NULL &&
+      (bytes <= verify.ready_bytes ||
+       (wane__os_commit(verify.bits, (bytes / 128 + 65535) & ~65535ul) &&
+        wane__os_commit(verify.stack, (bytes / 2 + 65535) & ~65535ul)))) {
+    verify.ready_bytes = bytes;
+    memset(verify.bits, 0, bytes / 128);
+    return true;
+  }
+  if (!verify.gave_up) {
+    wane__log("verify: no memory for a second marking; it is skipped");
+    verify.gave_up = true;
+  }
+  return false;
+}
+
+/* First sight of the object: true. */
+static bool verify_set_bit(uintptr_t base) {
+  size_t granule = (base - wane__arena.start) / WANE__GRANULE_BYTES;
+  uint8_t bit = (uint8_t)(1u << granule % 8);
+  bool fresh = (verify.bits[granule / 8] & bit) == 0;
+  verify.bits[granule / 8] |= bit;
+  return fresh;
+}
+
+static void verify_word(uintptr_t word, uintptr_t parent, uintptr_t at) {
+  struct wane__found found;
+  if (word - wane__arena.start >= wane__arena.committed ||
+      !wane__block_resolve(word, wane__arena.start, wane__block_map,
+                           &found) ||
+      *found.mark == 0 || word - found.base >= wane__found_bytes(&found) ||
+      !verify_set_bit(found.base)) {
+    return;
+  }
+  if (*found.mark != wane__arena.colour) {
+    wane__internal(
+        "INV-mark-1: unmarked object %p (%zu bytes) is pointed to from %p "
+        "in %s %p, page %p",
+        (void *)found.base, wane__found_bytes(&found), (void *)at,
+        parent != 0 ? "object" : "roots at", (void *)(parent != 0 ? parent : at),
+        (void *)(at & ~4095ul));
+  }
+  verify.stack[verify.depth++] = found.base;
+}
+
+static WANE_SCANS_MEMORY void verify_object(uintptr_t base) {
+  struct wane__found found = wane__block_slot_of(base);
+  uintptr_t end = base + wane__found_bytes(&found);
+  const struct wane_type *type = NULL;
+  switch (wane__head_kind(found.head)) {
+  case WANE__KIND_SCAN:
+    for (uintptr_t at = base; at < end; at += 8) {
+      verify_word(*(const uintptr_t *)at, base, at);
+    }
+    break;
+  case WANE__KIND_TYPED:
+    type = wane__found_type(&found);
+    for (; type != NULL && type->size != 0 && base + type->size <= end;
+         base += type->size) {
+      for (size_t i = 0; i < type->pointer_count; i++) {
+        uintptr_t at = base + type->pointer_offsets[i];
+        verify_word(*(const uintptr_t *)at, found.base, at);
+      }
+    }
+    break;
+  default:
+    break;
+  }
+}
+
+static WANE_SCANS_MEMORY void verify_root(void *unused, uintptr_t start,
+                                          uintptr_t end) {
+  (void)unused;
+  for (uintptr_t at = start; at < end; at += 8) {
+    verify_word(*(const uintptr_t *)at, 0, at);
+    while (verify.depth > 0) {
+      verify_object(verify.stack[--verify.depth]);
+    }
+  }
+}
+
+void wane__verify_stw(void) {
+  if (!verify_prepare()) {
+    return;
+  }
+  wane__poison_quiet_begin();
+  wane__roots_each_stw(verify_root, NULL);
+  wane__poison_quiet_end();
+}

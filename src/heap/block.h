@@ -1,0 +1,208 @@
+/*
+ * Blocks: the arena's 32 KiB units, what is known of each, and the way from
+ * any word to the object it points into.
+ *
+ * One range of addresses is reserved at start; the arena is its committed
+ * front part, which only grows. Block i has two records in dense side arrays:
+ *
+ *   wane__block_map[i]   16 bytes, all that the marker needs: the start of
+ *                        the group of blocks that i belongs to, its kind and
+ *                        class, and where the group's mark bytes are;
+ *   wane__blocks[i]      the rest, used by allocation and sweeping.
+ *
+ * A group is what serves one class: 1 to 8 blocks with slots in them, or all
+ * the blocks of one large object. Its first block's record speaks for it.
+ *
+ *   FREE --take--> INSIDE --assign--> SMALL or LARGE, its others INSIDE
+ *     ^                                    |
+ *     '----------give---- INSIDE <--unassign--'
+ *
+ * Mark bytes: one for each slot, dense per group, outside the arena. 0 is a
+ * free slot, anything else a colour. There are two colours, and the current
+ * one changes at the start of each cycle, so that nothing need be cleared:
+ * after marking, a byte of the other colour is a dead object. One more byte
+ * behind the last slot stays 0 for addresses in the unused end of a group.
+ *
+ * INV-block-1: the byte of a slot that holds an object, or that a thread may
+ *   hand out next, is not 0.
+ * INV-block-2: a mark byte of the colour that is not current stands only in a
+ *   group that has not been swept since the last flip (epoch differs).
+ * INV-block-3: while block i is in a SMALL or LARGE group, map[i].head leads
+ *   to the group's start; otherwise it is 0.
+ *
+ * Who may touch what. A group's fields belong to whoever owns the group: the
+ * thread whose cache holds it, the sweeper that took it from a list, or the
+ * holder of the lock of the list it is on. The marker writes mark bytes, and
+ * only while the world is stopped.
+ */
+#ifndef WANE_HEAP_BLOCK_H
+#define WANE_HEAP_BLOCK_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "../base/attr.h"
+#include "size_class.h"
+
+struct wane_type;
+
+enum wane__kind {
+  WANE__KIND_SCAN,  /* any aligned word may be a pointer */
+  WANE__KIND_LEAF,  /* no pointers */
+  WANE__KIND_TYPED, /* scanned by a layout, whose address ends the slot */
+  WANE__KIND_COUNT
+};
+
+enum wane__block_state {
+  WANE__BLOCK_FREE,
+  WANE__BLOCK_SMALL,
+  WANE__BLOCK_LARGE,
+  WANE__BLOCK_INSIDE, /* not the first of its group */
+};
+
+/* Written by the owner before the group's first slot is handed out. */
+struct wane__block_map {
+  uint64_t head;  /* group start | class << 3 | kind << 1 | 1, or 0 */
+  uint8_t *marks; /* of the group */
+};
+
+struct wane__block {
+  struct wane__block *next; /* on the list that holds the group or run */
+  struct wane__block *prev; /* free runs only. lock: pages */
+  uint32_t blocks;          /* in the group; in a free run, first and last */
+  uint32_t epoch;           /* cycle in which the group was last swept */
+  uint8_t state;            /* enum wane__block_state; written last */
+  uint8_t kind;             /* enum wane__kind */
+  uint8_t class;
+  bool clean;       /* memory reads as zero: never touched, or given back */
+  uint16_t live;    /* slots in use after the last sweep */
+  uint8_t mark;     /* the one mark byte of a large object... */
+  uint8_t mark_end; /* ...and the 0 behind it */
+  uint32_t free_tick;
+  size_t large_bytes;                 /* of the large object */
+  const struct wane_type *large_type; /* if it is typed */
+};
+
+/* What every word is compared with. Grouped in one cache line of its own. */
+struct wane__arena {
+  uintptr_t start;          /* const after init */
+  uintptr_t committed;      /* bytes in use from start. lock: pages; atomic */
+  uintptr_t reserved;       /* bytes. const after init */
+  uint8_t colour;           /* 1 or 2. STW only */
+  uint32_t epoch;           /* number of the cycle. STW only */
+} WANE_ALIGNED(WANE_CACHE_LINE);
+
+extern struct wane__arena wane__arena;
+extern struct wane__block_map *wane__block_map; /* const after init */
+extern struct wane__block *wane__blocks;        /* const after init */
+
+/* Reserves the address space; false with ENOMEM if not even the smallest
+   useful range is to be had. Idempotent. */
+bool wane__arena_init(void);
+/* Extends the committed part by at least blocks. lock: pages. */
+bool wane__arena_grow_locked(size_t blocks);
+
+static inline size_t wane__block_idx(const struct wane__block *block) {
+  return (size_t)(block - wane__blocks);
+}
+
+static inline uintptr_t wane__block_start(const struct wane__block *block) {
+  return wane__arena.start + (wane__block_idx(block) << WANE__BLOCK_LOG2);
+}
+
+static inline uint8_t *wane__block_marks(const struct wane__block *block) {
+  return wane__block_map[wane__block_idx(block)].marks;
+}
+
+static inline struct wane__block *wane__block_at(uintptr_t addr) {
+  return &wane__blocks[(addr - wane__arena.start) >> WANE__BLOCK_LOG2];
+}
+
+/* Makes a free run of blocks a group of slots. False: no memory for marks. */
+bool wane__block_assign_small(struct wane__block *block, enum wane__kind kind,
+                              unsigned class);
+void wane__block_assign_large(struct wane__block *block, enum wane__kind kind,
+                              size_t bytes, const struct wane_type *type);
+/* Takes a group out of use; its blocks are to be given to the free runs. */
+void wane__block_unassign(struct wane__block *block);
+
+/* Checks the INV-block rules for a group that the caller owns. */
+void wane__block_check(const struct wane__block *block);
+
+#define WANE__HEAD_USED 1u
+#define WANE__HEAD_KIND_SHIFT 1
+#define WANE__HEAD_CLASS_SHIFT 3
+
+/* An object as found from some address: its slot and mark byte. */
+struct wane__found {
+  uintptr_t base;
+  uint8_t *mark;
+  uint64_t head; /* of its group's map entry */
+};
+
+static inline unsigned wane__head_class(uint64_t head) {
+  return (unsigned)(head >> WANE__HEAD_CLASS_SHIFT) & 127;
+}
+
+static inline enum wane__kind wane__head_kind(uint64_t head) {
+  return (enum wane__kind)(head >> WANE__HEAD_KIND_SHIFT & 3);
+}
+
+static inline uintptr_t wane__head_start(uint64_t head) {
+  return head & ~(uint64_t)(WANE__BLOCK_BYTES - 1);
+}
+
+/* The slot that addr lies in, whether it holds an object or not: the caller
+   looks at the mark byte. addr - arena.start must be below arena.committed.
+   False: the block is free. A large object's unused end is found as part of
+   it; wane__object_find sorts that out. */
+WANE_INLINE bool wane__block_resolve(uintptr_t addr, uintptr_t arena_start,
+                                     const struct wane__block_map *map,
+                                     struct wane__found *out) {
+  const struct wane__block_map *entry =
+      &map[(addr - arena_start) >> WANE__BLOCK_LOG2];
+  uint64_t head = entry->head;
+  if (head == 0) {
+    return false;
+  }
+  uintptr_t start = wane__head_start(head);
+  const struct wane__class *class = &wane__classes[wane__head_class(head)];
+  uint64_t granule = (addr - start) >> WANE__GRANULE_LOG2;
+  size_t idx = granule * class->reciprocal >> 32;
+  out->base = start + idx * class->slot_bytes;
+  out->mark = entry->marks + idx;
+  out->head = head;
+  return true;
+}
+
+/* The same for an address that is known to lie in a group. */
+static inline struct wane__found wane__block_slot_of(uintptr_t addr) {
+  struct wane__found found = {0};
+  (void)wane__block_resolve(addr, wane__arena.start, wane__block_map, &found);
+  return found;
+}
+
+/* Bytes of the slot or of the large object. */
+static inline size_t wane__found_bytes(const struct wane__found *found) {
+  unsigned class = wane__head_class(found->head);
+  if (WANE_UNLIKELY(class == WANE__CLASS_LARGE)) {
+    return wane__block_at(found->base)->large_bytes;
+  }
+  return wane__classes[class].slot_bytes;
+}
+
+/* A typed slot's layout; NULL as long as its allocation is not complete. */
+static inline const struct wane_type *wane__found_type(
+    const struct wane__found *found) {
+  unsigned class = wane__head_class(found->head);
+  if (class == WANE__CLASS_LARGE) {
+    return wane__block_at(found->base)->large_type;
+  }
+  const struct wane_type **last =
+      (const struct wane_type **)(found->base +
+                                  wane__classes[class].slot_bytes);
+  return last[-1];
+}
+
+#endif

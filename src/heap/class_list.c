@@ -1,0 +1,169 @@
+/* Lists of groups by kind and class; see class_list.h. */
+#include "class_list.h"
+
+#include "../base/atomic.h"
+#include "../base/check.h"
+#include "../base/lock.h"
+#include "extent.h"
+#include "hooks.h"
+
+struct class_queue {
+  struct wane__block *first;
+  struct wane__block *last;
+};
+
+struct class_lists {
+  struct wane__lock lock;
+  struct class_queue unswept; /* all lock: lock */
+  struct class_queue room;
+  struct class_queue full; /* for large objects: all swept ones */
+} WANE_ALIGNED(WANE_CACHE_LINE);
+
+/* Large objects use the entry behind the classes, of any kind. */
+static struct class_lists class_lists[WANE__KIND_COUNT][WANE__CLASS_COUNT + 1];
+
+static struct class_lists *class_lists_of(const struct wane__block *block) {
+  return &class_lists[block->kind][block->class];
+}
+
+static void class_lock(struct class_lists *lists) {
+  lists->lock.rank = WANE__RANK_CLASS;
+  wane__lock_acquire(&lists->lock);
+}
+
+static void queue_push(struct class_queue *queue, struct wane__block *block) {
+  block->next = queue->first;
+  queue->first = block;
+  if (queue->last == NULL) {
+    queue->last = block;
+  }
+}
+
+static struct wane__block *queue_pop(struct class_queue *queue) {
+  struct wane__block *block = queue->first;
+  if (block != NULL) {
+    wane__store_relaxed(&queue->first, block->next);
+    if (block->next == NULL) {
+      queue->last = NULL;
+    }
+    block->next = NULL;
+  }
+  return block;
+}
+
+static void queue_append(struct class_queue *to, struct class_queue *from) {
+  if (from->first == NULL) {
+    return;
+  }
+  if (to->last != NULL) {
+    to->last->next = from->first;
+  } else {
+    to->first = from->first;
+  }
+  to->last = from->last;
+  from->first = from->last = NULL;
+}
+
+struct wane__block *wane__class_take(enum wane__kind kind, unsigned class) {
+  struct class_lists *lists = &class_lists[kind][class];
+  for (;;) {
+    class_lock(lists);
+    struct wane__block *block = queue_pop(&lists->room);
+    bool swept = block != NULL;
+    if (!swept) {
+      block = queue_pop(&lists->unswept);
+    }
+    wane__lock_release(&lists->lock);
+    if (block == NULL || swept) {
+      return block;
+    }
+    wane__hooks.sweep(block);
+    if (block->live < wane__classes[class].slots) {
+      return block;
+    }
+    wane__class_give(block, false);
+  }
+}
+
+void wane__class_give(struct wane__block *block, bool has_room) {
+  struct class_lists *lists = class_lists_of(block);
+  wane__block_check(block);
+  class_lock(lists);
+  queue_push(has_room ? &lists->room : &lists->full, block);
+  wane__lock_release(&lists->lock);
+}
+
+struct wane__block *wane__class_take_unswept(void) {
+  struct class_lists *lists = &class_lists[0][0];
+  size_t count = sizeof class_lists / sizeof class_lists[0][0];
+  for (size_t i = 0; i < count; i++, lists++) {
+    /* a hint; the list is read again under its lock */
+    if (wane__load_relaxed(&lists->unswept.first) == NULL) {
+      continue;
+    }
+    class_lock(lists);
+    struct wane__block *block = queue_pop(&lists->unswept);
+    wane__lock_release(&lists->lock);
+    if (block != NULL) {
+      return block;
+    }
+  }
+  return NULL;
+}
+
+size_t wane__class_file_swept(struct wane__block *block) {
+  if (block->live == 0) {
+    size_t blocks = block->blocks;
+    wane__block_unassign(block);
+    wane__extent_give(block, blocks);
+    return blocks << WANE__BLOCK_LOG2;
+  }
+  bool large = block->state == WANE__BLOCK_LARGE;
+  wane__class_give(block,
+                   !large && block->live < wane__classes[block->class].slots);
+  return 0;
+}
+
+void wane__class_add_large(struct wane__block *block) {
+  wane__class_give(block, false);
+}
+
+void wane__class_give_unswept_stw(struct wane__block *block) {
+  queue_push(&class_lists_of(block)->unswept, block);
+}
+
+void wane__class_flip_stw(void) {
+  struct class_lists *lists = &class_lists[0][0];
+  size_t count = sizeof class_lists / sizeof class_lists[0][0];
+  for (size_t i = 0; i < count; i++, lists++) {
+    WANE_ASSERT(lists->unswept.first == NULL,
+                "INV-list-1: nothing is unswept at a flip");
+    queue_append(&lists->unswept, &lists->room);
+    queue_append(&lists->unswept, &lists->full);
+  }
+}
+
+void wane__class_rebuild(void) {
+  struct class_lists *lists = &class_lists[0][0];
+  size_t count = sizeof class_lists / sizeof class_lists[0][0];
+  for (size_t i = 0; i < count; i++, lists++) {
+    *lists = (struct class_lists){.lock = WANE__LOCK_INIT(WANE__RANK_CLASS)};
+  }
+  size_t blocks = wane__arena.committed >> WANE__BLOCK_LOG2;
+  for (size_t i = 0; i < blocks;) {
+    struct wane__block *block = &wane__blocks[i];
+    if (block->state != WANE__BLOCK_SMALL &&
+        block->state != WANE__BLOCK_LARGE) {
+      i++;
+      continue;
+    }
+    lists = class_lists_of(block);
+    bool swept = block->epoch == wane__arena.epoch;
+    bool small = block->state == WANE__BLOCK_SMALL;
+    queue_push(!swept  ? &lists->unswept
+               : small ? &lists->room
+                       : &lists->full,
+               block);
+    i += block->blocks;
+  }
+}

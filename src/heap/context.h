@@ -1,0 +1,87 @@
+/*
+ * The allocator's half of a thread: caches to bump through, and the guard
+ * that holds off a stop.
+ *
+ * A cache is one class of one kind: a run of free slots [cur, end), zeroed
+ * and ready, and the group of blocks it was cut from, where the next run will
+ * be looked for.
+ *
+ * The guard. The stop signal may come between any two instructions, except
+ * that a thread with guard > 0 first finishes what it is doing: the handler
+ * sets stop_wanted and returns, and the thread stops itself when the guard
+ * drops to 0. Everything that takes a lock or changes shared structures runs
+ * guarded.
+ *
+ * INV-stop-1: while the world is stopped no attached thread is guarded, so no
+ *   lock of the heap is held and every structure is whole.
+ *
+ * The fast path is not guarded. A thread stopped inside it holds a pointer to
+ * the slot it is taking, and may not have advanced `cur` yet; at a flip
+ * the collector therefore never takes a run away, but colours [cur, end) like
+ * newly allocated objects (INV-block-1), which costs at most a run for each
+ * cache that is in use.
+ */
+#ifndef WANE_HEAP_CONTEXT_H
+#define WANE_HEAP_CONTEXT_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "../base/atomic.h"
+#include "../base/attr.h"
+#include "block.h"
+
+struct wane__cache {
+  uintptr_t cur; /* owner thread; others read it when the world is stopped */
+  uintptr_t end; /* owner thread */
+  uint32_t slot_bytes;       /* const after init */
+  uint32_t next_idx;         /* where in the group to look for the next run */
+  struct wane__block *block; /* the group, or NULL. owner thread; STW */
+};
+
+struct wane__context {
+  struct wane__cache caches[WANE__KIND_COUNT][WANE__CLASS_COUNT];
+  uint32_t guard;       /* owner thread and its signal handler */
+  uint32_t stop_wanted; /* the handler came while guarded */
+  bool attached;        /* false only in wane__no_context */
+
+  /* Counts since attach, of whole runs; owner thread, relaxed for readers. */
+  uint64_t run_bytes;
+  uint64_t run_objects;
+  uint64_t pending_bytes; /* not yet added to the heap's total */
+
+  const struct wane_type *checked_types[8]; /* last types found consistent */
+  uint64_t stress_count;                    /* allocations, in stress mode */
+};
+
+/* The calling thread's context; before it is attached, one whose caches are
+   empty, so that the fast path needs no test. */
+extern WANE_TLS struct wane__context *wane__self;
+extern struct wane__context wane__no_context;
+
+/* Ready for a thread: all caches empty. */
+void wane__context_init(struct wane__context *context);
+/* Returns what its caches hold to the heap. Guarded, or STW. */
+void wane__context_flush(struct wane__context *context);
+/* Starts a cycle: colours the runs and lets go of the groups. STW. */
+void wane__context_flip_stw(struct wane__context *context);
+
+WANE_INLINE void wane__guard_enter(struct wane__context *self) {
+  wane__store_relaxed(&self->guard, self->guard + 1);
+  wane__signal_fence();
+}
+
+void wane__guard_stop(struct wane__context *self);
+
+WANE_INLINE void wane__guard_leave(struct wane__context *self) {
+  wane__signal_fence();
+  wane__store_relaxed(&self->guard, self->guard - 1);
+  wane__signal_fence();
+  if (WANE_UNLIKELY(wane__load_relaxed(&self->stop_wanted) != 0) &&
+      self->guard == 0) {
+    wane__guard_stop(self);
+  }
+}
+
+#endif

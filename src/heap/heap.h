@@ -1,0 +1,61 @@
+/*
+ * Allocation as the layers above see it: how much has been allocated since
+ * the last flip, against what triggers a cycle, and one entry for each sort
+ * of object.
+ */
+#ifndef WANE_HEAP_HEAP_H
+#define WANE_HEAP_HEAP_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "block.h"
+#include "context.h"
+
+struct wane_type;
+
+struct wane__heap_meter {
+  uint64_t since_flip_bytes; /* handed out as runs or large. relaxed */
+  uint64_t trigger_bytes;    /* a cycle is due at this. relaxed */
+  uint64_t retired_bytes;    /* counts of threads that are gone. relaxed */
+  uint64_t retired_objects;
+  uint64_t large_bytes; /* in all. relaxed */
+  uint64_t large_objects;
+  uint64_t peak_bytes; /* highest live + since_flip at a flip. STW */
+  uint64_t live_bytes; /* found by the last cycle. STW; relaxed */
+} WANE_ALIGNED(WANE_CACHE_LINE);
+
+extern struct wane__heap_meter wane__heap_meter;
+
+/* Allocates for an object of bytes, already rounded for its kind; small ones
+   have their fast path in front of this. NULL with ENOMEM. */
+void *wane__heap_alloc_small(enum wane__kind kind, size_t bytes);
+void *wane__heap_alloc_large(enum wane__kind kind, size_t bytes,
+                             size_t alignment, const struct wane_type *type);
+
+/* The live object that addr points into; false if there is none. */
+bool wane__object_find(const void *addr, struct wane__found *out);
+/* Bytes of it that its user may use. */
+size_t wane__object_bytes(const struct wane__found *found);
+
+/* The bytes that one typed object needs: elements, and the layout's address
+   behind them in a small slot. SIZE_MAX on overflow. */
+size_t wane__typed_bytes(const struct wane_type *type, size_t count);
+void *wane__typed_alloc(const struct wane_type *type, size_t count);
+
+/* Small objects of kind: the class's cache, then the slow path. */
+WANE_INLINE void *wane__heap_alloc_fast(enum wane__kind kind, size_t bytes) {
+  unsigned class = wane__class_of(bytes);
+  struct wane__cache *cache = &wane__self->caches[kind][class];
+  uintptr_t object = cache->cur;
+  uintptr_t next = object + cache->slot_bytes;
+  if (WANE_LIKELY(next <= cache->end)) {
+    /* relaxed: the collector reads it while this thread is stopped */
+    wane__store_relaxed(&cache->cur, next);
+    return (void *)object;
+  }
+  return wane__heap_alloc_small(kind, bytes);
+}
+
+#endif

@@ -1,0 +1,32 @@
+/*
+ * What the heap asks of the layers above it, by name. The one instance is
+ * defined where all layers meet (look/start.c) and const, so the hooks are
+ * there before any constructor runs.
+ */
+#ifndef WANE_HEAP_HOOKS_H
+#define WANE_HEAP_HOOKS_H
+
+#include <stdbool.h>
+#include <stddef.h>
+
+struct wane__block;
+struct wane__context;
+
+struct wane__hooks {
+  /* Starts the library if need be and makes the calling thread known. NULL
+     with ENOMEM if there is no memory for its record. */
+  struct wane__context *(*attach)(void);
+  /* The heap has reached its trigger: a cycle, unless another thread just
+     ran one. Not guarded. */
+  void (*collect_triggered)(void);
+  /* A full cycle with its sweep, to make room. Not guarded. */
+  void (*collect_for_room)(void);
+  /* Every Nth allocation in stress mode. Not guarded. */
+  void (*collect_for_stress)(void);
+  /* Sweeps a group that the caller owns; sets its `live`. */
+  void (*sweep)(struct wane__block *block);
+};
+
+extern const struct wane__hooks wane__hooks;
+
+#endif

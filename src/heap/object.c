@@ -1,0 +1,145 @@
+/*
+ * From a pointer to its object: wane_base, wane_size, wane_realloc.
+ *
+ * An object is live here if its mark byte has the current colour: between
+ * cycles a byte of the other colour is a dead object that is not swept yet.
+ * A slot of the calling thread's own run that has not been handed out has the
+ * colour too and is told apart by its address. (The same slot of another
+ * thread's run is not: a pointer to memory never allocated gives an answer
+ * that means nothing.)
+ */
+#include <errno.h>
+#include <string.h>
+
+#include "../base/check.h"
+#include "../base/poison.h"
+#include "heap.h"
+#include "hooks.h"
+#include "../../include/wane/heap.h"
+
+static bool object_is_unused(const struct wane__found *found) {
+  unsigned class = wane__head_class(found->head);
+  if (class == WANE__CLASS_LARGE) {
+    return false;
+  }
+  const struct wane__cache *cache =
+      &wane__self->caches[wane__head_kind(found->head)][class];
+  return found->base >= cache->cur && found->base < cache->end;
+}
+
+bool wane__object_find(const void *addr, struct wane__found *out) {
+  uintptr_t word = (uintptr_t)addr;
+  /* pairs with the release in wane__arena_grow_locked */
+  if (word - wane__arena.start >= wane__load_acquire(&wane__arena.committed) ||
+      !wane__block_resolve(word, wane__arena.start, wane__block_map, out) ||
+      wane__load_relaxed(out->mark) != wane__arena.colour ||
+      object_is_unused(out)) {
+    return false;
+  }
+  size_t end = wane__found_bytes(out);
+  if (wane__head_kind(out->head) == WANE__KIND_TYPED &&
+      wane__head_class(out->head) != WANE__CLASS_LARGE) {
+    end -= sizeof(struct wane_type *);
+  }
+  return word - out->base < end;
+}
+
+size_t wane__object_bytes(const struct wane__found *found) {
+  size_t bytes = wane__found_bytes(found);
+  if (wane__head_kind(found->head) != WANE__KIND_TYPED) {
+    return bytes;
+  }
+  const struct wane_type *type = wane__found_type(found);
+  if (wane__head_class(found->head) != WANE__CLASS_LARGE) {
+    bytes -= sizeof type;
+  }
+  return type->size == 0 ? bytes : bytes / type->size * type->size;
+}
+
+WANE_PUBLIC void *wane_base(const void *ptr) {
+  struct wane__found found;
+  return wane__object_find(ptr, &found) ? (void *)found.base : NULL;
+}
+
+WANE_PUBLIC size_t wane_size(const void *ptr) {
+  struct wane__found found;
+  return wane__object_find(ptr, &found) ? wane__object_bytes(&found) : 0;
+}
+
+/* Grows or shrinks a large object within its blocks. */
+static bool realloc_large_in_place(const struct wane__found *found,
+                                   size_t bytes) {
+  struct wane__block *block = wane__block_at(found->base);
+  size_t old = block->large_bytes;
+  size_t capacity = (size_t)block->blocks << WANE__BLOCK_LOG2;
+  size_t rounded = (bytes + 15) & ~(size_t)15;
+  if (bytes <= WANE__SMALL_BYTES_MAX || bytes > capacity ||
+      rounded + WANE__BLOCK_BYTES <= capacity) {
+    return false;
+  }
+  if (rounded > old) {
+    wane__poison_allow((void *)(found->base + old), rounded - old);
+    memset((void *)(found->base + old), 0, rounded - old);
+  } else {
+    memset((void *)(found->base + bytes), 0, old - bytes);
+    wane__poison_forbid((void *)(found->base + rounded), old - rounded);
+  }
+  block->large_bytes = rounded;
+  return true;
+}
+
+static bool realloc_in_place(const struct wane__found *found, size_t bytes) {
+  unsigned class = wane__head_class(found->head);
+  if (class == WANE__CLASS_LARGE) {
+    return realloc_large_in_place(found, bytes);
+  }
+  size_t usable = wane__object_bytes(found);
+  size_t slot = bytes;
+  if (wane__head_kind(found->head) == WANE__KIND_TYPED) {
+    slot += sizeof(struct wane_type *);
+  }
+  if (slot > WANE__SMALL_BYTES_MAX || wane__class_of(slot) != class ||
+      bytes > usable) {
+    return false;
+  }
+  /* so that growing in place later finds zeros */
+  memset((void *)(found->base + bytes), 0, usable - bytes);
+  return true;
+}
+
+static void *realloc_move(const struct wane__found *found, size_t bytes) {
+  void *copy;
+  enum wane__kind kind = wane__head_kind(found->head);
+  if (kind == WANE__KIND_TYPED) {
+    const struct wane_type *type = wane__found_type(found);
+    copy = wane__typed_alloc(type, type->size == 0 ? 0 : bytes / type->size);
+  } else {
+    copy = kind == WANE__KIND_LEAF ? wane_alloc_leaf(bytes) : wane_alloc(bytes);
+  }
+  if (copy != NULL) {
+    size_t usable = wane__object_bytes(found);
+    memcpy(copy, (void *)found->base, usable < bytes ? usable : bytes);
+  }
+  return copy;
+}
+
+WANE_PUBLIC void *wane_realloc(void *ptr, size_t size) {
+  if (ptr == NULL) {
+    return wane_alloc(size);
+  }
+  struct wane__found found;
+  if (!wane__object_find(ptr, &found) || found.base != (uintptr_t)ptr) {
+    wane__fatal("wane_realloc", "%p is not the start of a live object", ptr);
+  }
+  size_t bytes = size;
+  if (wane__head_kind(found.head) == WANE__KIND_TYPED) {
+    size_t element = wane__found_type(&found)->size;
+    size_t rest = element == 0 ? 0 : size % element;
+    bytes = rest == 0 ? size : size + (element - rest);
+    if (bytes < size) {
+      errno = ENOMEM;
+      return NULL;
+    }
+  }
+  return realloc_in_place(&found, bytes) ? ptr : realloc_move(&found, bytes);
+}

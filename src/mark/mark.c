@@ -1,0 +1,515 @@
+/* The markers; see mark.h. */
+#include "mark.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <sched.h>
+#include <string.h>
+
+#include "../base/atomic.h"
+#include "../base/check.h"
+#include "../base/lock.h"
+#include "../base/meta.h"
+#include "../base/options.h"
+#include "../base/os.h"
+#include "../base/poison.h"
+#include "../heap/block.h"
+#include "range.h"
+#include "../mutator/thread.h"
+#include "../../include/wane/heap.h"
+
+#define MARKERS_MAX 64u
+#define RING 16u
+#define SHARE_WORDS 256u
+/* Objects between two looks at whether somebody is hungry. */
+#define SHARE_INTERVAL 64u
+#define STACK_RELEASE_BYTES (1u << 20)
+/* An empty stack has room for a piece of a range, so that overflow can only
+   concern words of objects, which the search of the heap finds again. */
+#define STACK_WORDS_MIN 8192u
+static_assert(STACK_WORDS_MIN >= WANE__RANGE_PIECE_BYTES / 8,
+              "a root range must never overflow the mark stack");
+
+struct marker {
+  uintptr_t *stack; /* of `limit - stack` words; const after preparation */
+  uintptr_t *limit;
+  uintptr_t *bottom; /* owner; words in use are [bottom, top) */
+  uintptr_t *top;
+  uintptr_t *highest;
+  uint64_t objects;
+  uint64_t bytes;
+  uint64_t cpu_ns;
+  bool overflowed;
+
+  struct wane__lock share_lock WANE_ALIGNED(WANE_CACHE_LINE);
+  uint32_t share_count; /* lock: share_lock; read relaxed as a hint */
+  uintptr_t share_words[SHARE_WORDS];
+};
+
+static struct marker *markers[MARKERS_MAX]; /* cycle lock; const in a run */
+static unsigned marker_threads;             /* cycle lock */
+
+static struct {
+  uint32_t run;     /* number of the run; a futex. seq_cst */
+  uint32_t active;  /* markers in this run. const in a run */
+  uint32_t hungry;  /* markers without work. seq_cst */
+  uint32_t working; /* marker threads not done; a futex. seq_cst */
+} mark_state WANE_ALIGNED(WANE_CACHE_LINE);
+
+/* What the inner loop needs of the arena, in registers. */
+struct mark_view {
+  uintptr_t start;
+  uintptr_t bytes;
+  const struct wane__block_map *map;
+  uint8_t colour;
+};
+
+static struct mark_view mark_view_now(void) {
+  return (struct mark_view){wane__arena.start, wane__arena.committed,
+                            wane__block_map, wane__arena.colour};
+}
+
+/* Room for words more; an empty bottom is reclaimed first. */
+static bool marker_has_room(struct marker *m, size_t words) {
+  if ((size_t)(m->limit - m->top) >= words) {
+    return true;
+  }
+  size_t count = (size_t)(m->top - m->bottom);
+  memmove(m->stack, m->bottom, count * sizeof *m->stack);
+  m->bottom = m->stack;
+  m->top = m->stack + count;
+  return (size_t)(m->limit - m->top) >= words;
+}
+
+/* Pushes every word of [at, end) that lies in the arena. */
+static inline WANE_SCANS_MEMORY void marker_scan(struct marker *m,
+                                                 const struct mark_view *view,
+                                                 uintptr_t at, uintptr_t end) {
+  if (WANE_UNLIKELY((size_t)(m->limit - m->top) < (end - at) / 8) &&
+      !marker_has_room(m, (end - at) / 8)) {
+    m->overflowed = true;
+    return;
+  }
+  uintptr_t *top = m->top;
+  for (; at < end; at += 8) {
+    uintptr_t word = *(const uintptr_t *)at;
+    if (word - view->start < view->bytes) {
+      *top++ = word;
+    }
+  }
+  m->top = top;
+}
+
+static WANE_SCANS_MEMORY void marker_scan_typed(struct marker *m,
+                                                const struct mark_view *view,
+                                                const struct wane_type *type,
+                                                uintptr_t at, uintptr_t end) {
+  if (type == NULL || type->pointer_count == 0) {
+    return;
+  }
+  if (!marker_has_room(m, (end - at) / type->size * type->pointer_count)) {
+    m->overflowed = true;
+    return;
+  }
+  for (; at + type->size <= end; at += type->size) {
+    for (size_t i = 0; i < type->pointer_count; i++) {
+      uintptr_t word = *(const uintptr_t *)(at + type->pointer_offsets[i]);
+      if (word - view->start < view->bytes) {
+        *m->top++ = word;
+      }
+    }
+  }
+}
+
+/* A large object is left on the queue for all; false if that is full. */
+static bool marker_defer(const struct wane__found *found, size_t bytes) {
+  return wane__range_push(
+      (struct wane__mark_range){found->base, found->base + bytes,
+                                wane__head_kind(found->head) ==
+                                        WANE__KIND_TYPED
+                                    ? wane__found_type(found)
+                                    : NULL});
+}
+
+/* Scans an object that has just been marked, if it can hold pointers. */
+static WANE_SCANS_MEMORY void marker_scan_object(
+    struct marker *m, const struct mark_view *view,
+    const struct wane__found *found, size_t bytes) {
+  enum wane__kind kind = wane__head_kind(found->head);
+  if (kind == WANE__KIND_LEAF) {
+    return;
+  }
+  if (wane__head_class(found->head) == WANE__CLASS_LARGE &&
+      marker_defer(found, bytes)) {
+    return;
+  }
+  uintptr_t end = found->base + bytes;
+  if (kind == WANE__KIND_TYPED) {
+    marker_scan_typed(m, view, wane__found_type(found), found->base, end);
+  } else {
+    marker_scan(m, view, found->base, end);
+  }
+}
+
+/* True if the word points behind the end of a large object. */
+static bool mark_is_beyond(uintptr_t word, const struct wane__found *found) {
+  return wane__head_class(found->head) == WANE__CLASS_LARGE &&
+         word - found->base >= wane__block_at(found->base)->large_bytes;
+}
+
+/* Gives the older half of the stack to whoever is hungry. */
+static void marker_share(struct marker *m) {
+  size_t count = (size_t)(m->top - m->bottom) / 2;
+  if (count == 0 || wane__load_relaxed(&m->share_count) != 0) {
+    return;
+  }
+  count = count < SHARE_WORDS ? count : SHARE_WORDS;
+  wane__lock_acquire(&m->share_lock);
+  memcpy(m->share_words, m->bottom, count * sizeof *m->bottom);
+  wane__store_relaxed(&m->share_count, (uint32_t)count);
+  wane__lock_release(&m->share_lock);
+  m->bottom += count;
+}
+
+/* Looks at what leaves the ring. */
+static inline WANE_SCANS_MEMORY void marker_visit(
+    struct marker *m, const struct mark_view *view,
+    const struct wane__found *found) {
+  uint8_t byte = wane__load_relaxed(found->mark);
+  if (byte == view->colour || byte == 0) {
+    return;
+  }
+  wane__store_relaxed(found->mark, view->colour);
+  size_t bytes = wane__found_bytes(found);
+  m->bytes += bytes;
+  m->objects++;
+  if (WANE_LIKELY(wane__head_kind(found->head) == WANE__KIND_SCAN &&
+                  wane__head_class(found->head) != WANE__CLASS_LARGE)) {
+    marker_scan(m, view, found->base, found->base + bytes);
+  } else {
+    marker_scan_object(m, view, found, bytes);
+  }
+  if (m->objects % SHARE_INTERVAL == 0 &&
+      wane__load_relaxed(&mark_state.hungry) != 0) {
+    marker_share(m);
+  }
+}
+
+/* Empties the private stack. */
+static WANE_SCANS_MEMORY void marker_drain(struct marker *m) {
+  static uint8_t nothing; /* mark byte of an empty ring entry: 0, skipped */
+  struct mark_view view = mark_view_now();
+  struct wane__found ring[RING];
+  for (unsigned i = 0; i < RING; i++) {
+    ring[i].mark = &nothing;
+  }
+  unsigned empties = 0; /* entered since the last real one */
+  /* one more empty than the ring is long: the last to leave may push */
+  for (unsigned at = 0; empties <= RING; at = (at + 1) % RING) {
+    struct wane__found in = {.mark = &nothing};
+    if (m->top != m->bottom) {
+      uintptr_t word = *--m->top;
+      if (!wane__block_resolve(word, view.start, view.map, &in) ||
+          mark_is_beyond(word, &in)) {
+        in.mark = &nothing;
+      } else {
+        __builtin_prefetch(in.mark, 1);
+        __builtin_prefetch((const void *)in.base);
+      }
+      empties = 0;
+    } else {
+      empties++;
+    }
+    struct wane__found out = ring[at];
+    ring[at] = in;
+    marker_visit(m, &view, &out);
+  }
+  if (m->top > m->highest) {
+    m->highest = m->top;
+  }
+}
+
+/* Scans one piece of a range, if there is one. */
+static bool marker_take_range(struct marker *m) {
+  struct mark_view view = mark_view_now();
+  struct wane__mark_range piece;
+  if (!wane__range_take(&piece)) {
+    return false;
+  }
+  if (piece.type != NULL) {
+    marker_scan_typed(m, &view, piece.type, piece.start, piece.end);
+  } else {
+    marker_scan(m, &view, piece.start, piece.end);
+  }
+  return true;
+}
+
+static bool marker_steal(struct marker *m, struct marker *victim) {
+  if (wane__load_relaxed(&victim->share_count) == 0) {
+    return false;
+  }
+  wane__lock_acquire(&victim->share_lock);
+  uint32_t count = victim->share_count;
+  if (!marker_has_room(m, count)) { /* cannot be: the stack is empty */
+    wane__internal("a mark stack has no room for %u stolen words", count);
+  }
+  memcpy(m->top, victim->share_words, count * sizeof *m->top);
+  wane__store_relaxed(&victim->share_count, 0);
+  wane__lock_release(&victim->share_lock);
+  m->top += count;
+  return count != 0;
+}
+
+static bool marker_find_work(struct marker *m) {
+  if (marker_take_range(m)) {
+    return true;
+  }
+  for (unsigned i = 0; i < mark_state.active; i++) {
+    if (marker_steal(m, markers[i])) {
+      return true;
+    }
+  }
+  return false;
+}
+
+static bool mark_is_work_left(void) {
+  bool left = wane__range_is_left();
+  for (unsigned i = 0; !left && i < mark_state.active; i++) {
+    left = wane__load_relaxed(&markers[i]->share_count) != 0;
+  }
+  return left;
+}
+
+/* Waits for work; false when all markers wait. */
+static bool marker_wait(void) {
+  wane__add(&mark_state.hungry, 1);
+  for (unsigned spins = 0;; spins++) {
+    if (mark_is_work_left()) {
+      wane__sub(&mark_state.hungry, 1);
+      return true;
+    }
+    if (wane__load(&mark_state.hungry) == mark_state.active) {
+      return false;
+    }
+    if (spins % 128 == 127) {
+      sched_yield();
+    } else {
+      wane__cpu_relax();
+    }
+  }
+}
+
+static void marker_work(struct marker *m) {
+  uint64_t start = wane__os_thread_cpu_ns();
+  wane__poison_quiet_begin();
+  do {
+    do {
+      marker_drain(m);
+    } while (marker_find_work(m));
+  } while (marker_wait());
+  wane__poison_quiet_end();
+  m->cpu_ns += wane__os_thread_cpu_ns() - start;
+}
+
+/* Pushes the unmarked children of a marked object one by one. */
+static WANE_SCANS_MEMORY void rescan_object(struct marker *m,
+                                            const struct mark_view *view,
+                                            const struct wane__found *object) {
+  uintptr_t end = object->base + wane__found_bytes(object);
+  for (uintptr_t at = object->base; at < end; at += 8) {
+    uintptr_t word = *(const uintptr_t *)at;
+    struct wane__found child;
+    if (word - view->start >= view->bytes ||
+        !wane__block_resolve(word, view->start, view->map, &child) ||
+        mark_is_beyond(word, &child) || *child.mark == 0 ||
+        *child.mark == view->colour) {
+      continue;
+    }
+    *m->top++ = word;
+    marker_drain(m);
+    while (marker_take_range(m)) {
+      marker_drain(m);
+    }
+  }
+}
+
+/* After overflow: every marked object's children once more. A typed object
+   is scanned by its words here, which keeps more alive, never less. */
+static void rescan_heap(struct marker *m) {
+  struct mark_view view = mark_view_now();
+  size_t blocks = view.bytes >> WANE__BLOCK_LOG2;
+  for (size_t i = 0; i < blocks; i++) {
+    uint64_t head = view.map[i].head;
+    if (head == 0 || wane__head_start(head) !=
+                         wane__block_start(&wane__blocks[i]) ||
+        wane__head_kind(head) == WANE__KIND_LEAF) {
+      continue;
+    }
+    unsigned class = wane__head_class(head);
+    size_t slots =
+        class == WANE__CLASS_LARGE ? 1 : wane__classes[class].slots;
+    for (size_t s = 0; s < slots; s++) {
+      struct wane__found object = {
+          .base = wane__head_start(head) + s * wane__classes[class].slot_bytes,
+          .mark = view.map[i].marks + s,
+          .head = head};
+      if (*object.mark == view.colour) {
+        rescan_object(m, &view, &object);
+      }
+    }
+  }
+}
+
+static void *marker_thread(void *arg) {
+  struct marker *m = arg;
+  unsigned index = 0;
+  while (markers[index] != m) {
+    index++;
+  }
+  uint32_t seen = wane__load(&mark_state.run);
+  wane__sub(&mark_state.working, 1);
+  wane__os_futex_wake(&mark_state.working, 1);
+  for (;;) {
+    uint32_t run = wane__load(&mark_state.run);
+    if (run == seen) {
+      wane__os_futex_wait(&mark_state.run, seen, -1);
+      continue;
+    }
+    seen = run;
+    if (index < mark_state.active) {
+      marker_work(m);
+      if (wane__sub(&mark_state.working, 1) == 1) {
+        wane__os_futex_wake(&mark_state.working, 1);
+      }
+    }
+  }
+  return NULL;
+}
+
+static struct marker *marker_new(void) {
+  struct marker *m = wane__meta_alloc(sizeof *m);
+  if (m == NULL) {
+    return NULL;
+  }
+  size_t words = (size_t)wane__options.mark_stack;
+  for (; words >= STACK_WORDS_MIN; words /= 2) { /* less speed, not less correct */
+    void *stack = wane__meta_reserve(words * sizeof(uintptr_t));
+    if (stack != NULL &&
+        wane__os_commit(stack, words * sizeof(uintptr_t))) {
+      m->stack = m->bottom = m->top = m->highest = stack;
+      m->limit = m->stack + words;
+      m->share_lock.rank = WANE__RANK_MARK;
+      return m;
+    }
+  }
+  return NULL;
+}
+
+static void mark_wait_for_threads(void) {
+  for (unsigned spins = 0;; spins++) {
+    uint32_t left = wane__load(&mark_state.working);
+    if (left == 0) {
+      return;
+    }
+    if (spins < 1000) {
+      wane__cpu_relax();
+    } else {
+      wane__os_futex_wait(&mark_state.working, left, -1);
+    }
+  }
+}
+
+unsigned wane__mark_prepare(unsigned wanted) {
+  wanted = wanted < MARKERS_MAX ? wanted : MARKERS_MAX;
+  unsigned ready = 0;
+  if (!wane__range_prepare()) {
+    return 0;
+  }
+  while (ready < wanted) {
+    if (markers[ready] == NULL) {
+      markers[ready] = marker_new();
+    }
+    if (markers[ready] == NULL) {
+      break;
+    }
+    ready++;
+  }
+  while (marker_threads + 1 < ready) { /* the first marker is the caller */
+    wane__store(&mark_state.working, 1);
+    if (!wane__thread_create_internal(marker_thread,
+                                      markers[marker_threads + 1])) {
+      ready = marker_threads + 1;
+      break;
+    }
+    mark_wait_for_threads();
+    marker_threads++;
+  }
+  return ready;
+}
+
+void wane__mark_add_range(void *unused, uintptr_t start, uintptr_t end) {
+  (void)unused;
+  if (start >= end ||
+      wane__range_push((struct wane__mark_range){start, end, NULL})) {
+    return;
+  }
+  struct mark_view view = mark_view_now();
+  for (uintptr_t at = start; at < end; at += WANE__RANGE_PIECE_BYTES) {
+    uintptr_t rest = end - at;
+    rest = rest < WANE__RANGE_PIECE_BYTES ? rest : WANE__RANGE_PIECE_BYTES;
+    marker_scan(markers[0], &view, at, at + rest);
+    marker_drain(markers[0]);
+  }
+}
+
+/* Gives back what a deep stack took. */
+static void marker_release(struct marker *m) {
+  size_t used = (size_t)(m->highest - m->stack) * sizeof *m->stack;
+  if (used > STACK_RELEASE_BYTES) {
+    uintptr_t from = ((uintptr_t)m->stack + 65535) & ~(uintptr_t)65535;
+    wane__os_release((void *)from, (uintptr_t)m->limit - from);
+  }
+  m->highest = m->bottom = m->top = m->stack;
+}
+
+void wane__mark_run_stw(unsigned active, struct wane__mark_totals *totals) {
+  struct marker *first = markers[0];
+  mark_state.active = active;
+  wane__store(&mark_state.hungry, 0);
+  wane__store(&mark_state.working, active - 1);
+  wane__add(&mark_state.run, 1);
+  if (active > 1) {
+    wane__os_futex_wake(&mark_state.run, INT32_MAX);
+  }
+  marker_work(first);
+  mark_wait_for_threads();
+  *totals = (struct wane__mark_totals){.markers = active};
+  mark_state.active = 1; /* a rescan is alone */
+  for (;;) {
+    bool again = false;
+    for (unsigned i = 0; i < active; i++) {
+      again = again || markers[i]->overflowed;
+      markers[i]->overflowed = false;
+    }
+    if (!again) {
+      break;
+    }
+    totals->rescans++;
+    rescan_heap(first);
+  }
+  for (unsigned i = 0; i < active; i++) {
+    struct marker *m = markers[i];
+    WANE_ASSERT(m->top == m->bottom && m->share_count == 0,
+                "INV-mark-1: no marker leaves work behind");
+    totals->objects += m->objects;
+    totals->bytes += m->bytes;
+    totals->cpu_ns += m->cpu_ns;
+    m->objects = m->bytes = m->cpu_ns = 0;
+    marker_release(m);
+  }
+}
+
+void wane__mark_fork_child(void) {
+  marker_threads = 0;
+  wane__store(&mark_state.working, 0);
+}

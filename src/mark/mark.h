@@ -1,0 +1,62 @@
+/*
+ * Marking: from the roots to everything that can be reached.
+ *
+ * A word is a pointer if it lies in the arena and its slot's mark byte is not
+ * 0 (and, for a large object, it is not beyond the end). Such words go on the
+ * marker's stack unseen; at the other end a word is taken off, its slot and
+ * mark byte are computed and prefetched, and it enters a ring of 16. What
+ * leaves the ring is looked at: if its byte has the old colour, it gets the
+ * new one and its own words go on the stack. So the two cache misses of each
+ * object (mark byte, contents) overlap with the work on fifteen others; the
+ * price is a stack entry for each pointer and not for each object.
+ *
+ * Marking is a plain store. Two markers may find one object at once and scan
+ * it twice, which is harmless.
+ *
+ * Large objects and roots are ranges on a common queue, and taken in pieces.
+ *
+ * Sharing: each marker works on a private stack. When some marker is hungry,
+ * the others put the older half of theirs (the larger subgraphs) in a buffer
+ * from which it steals (Acar, Chargueraud, Rainey: Scheduling parallel
+ * programs by work stealing with private deques, 2013). A marker ends when
+ * all are hungry and no buffer or range is left; one that leaves early costs
+ * speed only, since work is only ever in the hands of a marker that goes on.
+ *
+ * Overflow: a full stack drops words, never objects. The object whose words
+ * did not fit is marked, and afterwards the whole heap is searched for
+ * marked objects with unmarked children, until there are none.
+ *
+ * INV-mark-1: after wane__mark_run_stw every object that a root or a marked
+ *   object points into has the current colour.
+ */
+#ifndef WANE_MARK_MARK_H
+#define WANE_MARK_MARK_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+struct wane_type;
+
+struct wane__mark_totals {
+  uint64_t objects;
+  uint64_t bytes;  /* of marked slots */
+  uint64_t cpu_ns; /* of all markers */
+  unsigned markers;
+  unsigned rescans; /* of the heap, after overflow */
+};
+
+/* Before the stop: makes markers ready, up to wanted; fewer if threads or
+   memory cannot be had. 0 with ENOMEM if not even one. Cycle lock held. */
+unsigned wane__mark_prepare(unsigned wanted);
+
+/* Adds a range of words to be scanned: a wane__root_visit. STW. */
+void wane__mark_add_range(void *unused, uintptr_t start, uintptr_t end);
+
+/* Marks until nothing is left. STW. */
+void wane__mark_run_stw(unsigned markers, struct wane__mark_totals *totals);
+
+/* The marker threads are gone. */
+void wane__mark_fork_child(void);
+
+#endif

@@ -1,0 +1,30 @@
+/*
+ * The queue of ranges still to be scanned: roots and large objects. Markers
+ * take pieces of it, so that one large array keeps all of them busy.
+ */
+#ifndef WANE_MARK_RANGE_H
+#define WANE_MARK_RANGE_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+struct wane_type;
+
+#define WANE__RANGE_PIECE_BYTES 32768u
+
+struct wane__mark_range {
+  uintptr_t start; /* multiples of a word; of an element if typed */
+  uintptr_t end;
+  const struct wane_type *type; /* NULL: any word may be a pointer */
+};
+
+/* Reserves its memory, once; false with ENOMEM. */
+bool wane__range_prepare(void);
+/* False if it is full: the caller scans the range itself. */
+bool wane__range_push(struct wane__mark_range range);
+/* Takes a piece of at most 32 KiB, or one element. */
+bool wane__range_take(struct wane__mark_range *out);
+/* A hint: exact when all markers are hungry. */
+bool wane__range_is_left(void);
+
+#endif

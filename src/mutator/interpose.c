@@ -1,0 +1,148 @@
+/*
+ * Functions of the C library that Wane stands in front of, in programs linked
+ * with it statically or dynamically: pthread_create, so that new threads are
+ * known from their first instruction, and pthread_sigmask and sigprocmask,
+ * so that a program which blocks all signals cannot block a collection.
+ *
+ * The real pthread_create is found where a sanitizer put its own, else behind
+ * us in the search order, else, in a fully static program, under the C
+ * library's internal name.
+ */
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <errno.h>
+#include <signal.h>
+#include <string.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include "../base/atomic.h"
+#include "../base/attr.h"
+#include "../base/check.h"
+#include "../heap/hooks.h"
+#include "stop.h"
+#include "thread.h"
+
+typedef int interpose_create_fn(pthread_t *, const pthread_attr_t *,
+                                void *(*)(void *), void *);
+
+extern interpose_create_fn __interceptor_pthread_create
+    __attribute__((weak));
+extern interpose_create_fn __pthread_create __attribute__((weak));
+
+static interpose_create_fn *interpose_find_create(void) {
+  static interpose_create_fn *found; /* atomic: the same value every time */
+  interpose_create_fn *fn = wane__load_relaxed(&found);
+  if (fn != NULL) {
+    return fn;
+  }
+  if (__interceptor_pthread_create != NULL) {
+    fn = __interceptor_pthread_create;
+  } else if (__pthread_create != NULL) {
+    fn = __pthread_create;
+  } else {
+    void *symbol = dlsym(RTLD_NEXT, "pthread_create");
+    memcpy(&fn, &symbol, sizeof fn);
+  }
+  if (fn == NULL) {
+    wane__fatal("pthread_create",
+                "the C library's is not linked (-Wl,-u,__pthread_create)");
+  }
+  wane__store_relaxed(&found, fn);
+  return fn;
+}
+
+int wane__real_pthread_create(pthread_t *thread, const pthread_attr_t *attr,
+                              void *(*fn)(void *), void *arg) {
+  return interpose_find_create()(thread, attr, fn, arg);
+}
+
+static void *interpose_start(void *record) {
+  struct wane__thread *thread = record;
+  wane__thread_adopt(thread);
+  void *volatile arg = thread->start_arg; /* on this stack before... */
+  thread->start_arg = NULL;               /* ...it is no root any more */
+  return thread->start_fn(arg);
+}
+
+WANE_INTERPOSE int pthread_create(pthread_t *restrict thread,
+                                  const pthread_attr_t *restrict attr,
+                                  void *(*fn)(void *), void *restrict arg) {
+  if (wane__hooks.attach() == NULL) {
+    return EAGAIN;
+  }
+  int state = PTHREAD_CREATE_JOINABLE;
+  if (attr != NULL) {
+    pthread_attr_getdetachstate(attr, &state);
+  }
+  struct wane__thread *record =
+      wane__thread_prepare(fn, arg, state == PTHREAD_CREATE_JOINABLE);
+  if (record == NULL) {
+    return EAGAIN;
+  }
+  int error = wane__real_pthread_create(thread, attr, interpose_start, record);
+  if (error != 0) {
+    wane__thread_abandon(record);
+  }
+  return error;
+}
+
+/* The C library's own signals 32 and 33 stay open too, as in its version. */
+static int interpose_sigmask(int how, const sigset_t *set, sigset_t *old) {
+  uint64_t mask = 0;
+  if (set != NULL) {
+    memcpy(&mask, set, sizeof mask);
+    if (how != SIG_UNBLOCK) {
+      mask &= ~(3ull << 31);
+      if (wane__stop_signal() != 0) {
+        mask &= ~(1ull << (wane__stop_signal() - 1));
+      }
+    }
+  }
+  uint64_t old_mask = 0;
+  int saved = errno;
+  if (syscall(SYS_rt_sigprocmask, how, set != NULL ? &mask : NULL, &old_mask,
+              sizeof mask) != 0) {
+    int error = errno;
+    errno = saved;
+    return error;
+  }
+  if (old != NULL) {
+    memset(old, 0, sizeof *old);
+    memcpy(old, &old_mask, sizeof old_mask);
+  }
+  return 0;
+}
+
+WANE_INTERPOSE int pthread_sigmask(int how, const sigset_t *restrict set,
+                                   sigset_t *restrict old) {
+  return interpose_sigmask(how, set, old);
+}
+
+WANE_INTERPOSE int sigprocmask(int how, const sigset_t *restrict set,
+                               sigset_t *restrict old) {
+  int error = interpose_sigmask(how, set, old);
+  if (error != 0) {
+    errno = error;
+    return -1;
+  }
+  return 0;
+}
+
+bool wane__thread_create_internal(void *(*fn)(void *), void *arg) {
+  pthread_attr_t attr;
+  pthread_t handle;
+  uint64_t all = ~0ull;
+  uint64_t old;
+  if (pthread_attr_init(&attr) != 0) {
+    return false;
+  }
+  pthread_attr_setdetachstate(&attr, PTHREAD_CREATE_DETACHED);
+  pthread_attr_setstacksize(&attr, 256u << 10);
+  /* a new thread inherits the mask: the program's signals are not for it */
+  syscall(SYS_rt_sigprocmask, SIG_SETMASK, &all, &old, sizeof all);
+  int error = wane__real_pthread_create(&handle, &attr, fn, arg);
+  syscall(SYS_rt_sigprocmask, SIG_SETMASK, &old, NULL, sizeof old);
+  pthread_attr_destroy(&attr);
+  return error == 0;
+}

@@ -1,0 +1,347 @@
+/* Added roots and pins, and the walk over all roots; see root.h. */
+#include "root.h"
+
+#include <sys/resource.h>
+
+#include "../base/check.h"
+#include "../base/lock.h"
+#include "../base/os.h"
+#include "../base/vector.h"
+#include "../heap/heap.h"
+#include "../heap/hooks.h"
+#include "module.h"
+#include "thread.h"
+#include "../../include/wane/heap.h"
+
+struct root_pin {
+  uintptr_t base; /* of the object; 0: free, 1: was in use */
+  size_t count;
+};
+
+/* All lock: roots_lock. The collector reads them with the world stopped. */
+static struct wane__lock roots_lock = WANE__LOCK_INIT(WANE__RANK_ROOTS);
+static struct wane__range *root_ranges;
+static size_t root_range_count;
+static size_t root_range_capacity;
+static struct root_pin *root_pins; /* open addressing, linear probing */
+static size_t root_pin_slots;      /* a power of two, or 0 */
+static size_t root_pin_used;       /* slots that are not free */
+
+/* Of the main thread; set once. lock: threads. */
+static struct wane__range root_main_tls;
+
+static struct wane__context *roots_enter(const char *function) {
+  struct wane__context *self = wane__hooks.attach();
+  if (self == NULL) {
+    wane__fatal(function, "out of memory for the thread's record");
+  }
+  wane__guard_enter(self);
+  wane__lock_acquire(&roots_lock);
+  return self;
+}
+
+static void roots_leave(struct wane__context *self) {
+  wane__lock_release(&roots_lock);
+  wane__guard_leave(self);
+}
+
+WANE_PUBLIC void wane_add_root(const void *start, size_t size) {
+  static const char name[] = "wane_add_root";
+  uintptr_t low = (uintptr_t)start;
+  uintptr_t high = low + size;
+  if (start == NULL) {
+    wane__fatal(name, "start is NULL");
+  }
+  if (high < low) {
+    wane__fatal(name, "%p + %zu bytes wraps around", start, size);
+  }
+  struct wane__context *self = roots_enter(name);
+  if (high > wane__arena.start &&
+      low < wane__arena.start + wane__arena.reserved) {
+    wane__fatal(name, "%p is memory of the managed heap", start);
+  }
+  for (size_t i = 0; i < root_range_count; i++) {
+    const struct wane__range *other = &root_ranges[i];
+    if (low == other->start || (low < other->end && other->start < high)) {
+      wane__fatal(name, "%p overlaps the root at %p", start,
+                  (void *)other->start);
+    }
+  }
+  if (!wane__vector_reserve((void **)&root_ranges, &root_range_capacity,
+                            root_range_count, root_range_count + 1,
+                            sizeof *root_ranges)) {
+    wane__fatal(name, "out of memory for the root's record");
+  }
+  root_ranges[root_range_count++] = (struct wane__range){low, high};
+  roots_leave(self);
+}
+
+WANE_PUBLIC void wane_remove_root(const void *start) {
+  static const char name[] = "wane_remove_root";
+  struct wane__context *self = roots_enter(name);
+  size_t i = 0;
+  while (i < root_range_count && root_ranges[i].start != (uintptr_t)start) {
+    i++;
+  }
+  if (i == root_range_count) {
+    wane__fatal(name, "no root starts at %p", start);
+  }
+  root_ranges[i] = root_ranges[--root_range_count];
+  roots_leave(self);
+}
+
+/* The slot of base, or the one where it would go. There is a free one. */
+static struct root_pin *pin_find(uintptr_t base) {
+  size_t mask = root_pin_slots - 1;
+  struct root_pin *reuse = NULL;
+  for (size_t i = (base >> 4) * 0x9e3779b97f4a7c15ull >> 20;; i++) {
+    struct root_pin *pin = &root_pins[i & mask];
+    if (pin->base == base) {
+      return pin;
+    }
+    if (pin->base == 1 && reuse == NULL) {
+      reuse = pin;
+    }
+    if (pin->base == 0) {
+      return reuse != NULL ? reuse : pin;
+    }
+  }
+}
+
+/* At most 3/4 of the slots are in use. */
+static bool pins_make_room(void) {
+  if ((root_pin_used + 1) * 4 <= root_pin_slots * 3) {
+    return true;
+  }
+  size_t old_slots = root_pin_slots;
+  struct root_pin *old = root_pins;
+  size_t slots = old_slots == 0 ? 64 : old_slots * 2;
+  struct root_pin *grown = wane__meta_alloc(slots * sizeof *grown);
+  if (grown == NULL) {
+    return false;
+  }
+  root_pins = grown;
+  root_pin_slots = slots;
+  root_pin_used = 0;
+  for (size_t i = 0; i < old_slots; i++) {
+    if (old[i].base > 1) {
+      *pin_find(old[i].base) = old[i];
+      root_pin_used++;
+    }
+  }
+  return true;
+}
+
+WANE_PUBLIC void wane_pin(const void *ptr) {
+  static const char name[] = "wane_pin";
+  struct wane__context *self = roots_enter(name);
+  struct wane__found found;
+  if (!wane__object_find(ptr, &found)) {
+    wane__fatal(name, "%p points into no live object", ptr);
+  }
+  if (!pins_make_room()) {
+    wane__fatal(name, "out of memory for the pin's record");
+  }
+  struct root_pin *pin = pin_find(found.base);
+  root_pin_used += pin->base == 0;
+  pin->base = found.base;
+  pin->count++;
+  roots_leave(self);
+}
+
+WANE_PUBLIC void wane_unpin(const void *ptr) {
+  static const char name[] = "wane_unpin";
+  struct wane__context *self = roots_enter(name);
+  struct wane__found found;
+  if (!wane__object_find(ptr, &found)) {
+    wane__fatal(name, "%p points into no live object", ptr);
+  }
+  struct root_pin *pin = root_pin_slots == 0 ? NULL : pin_find(found.base);
+  if (pin == NULL || pin->base != found.base) {
+    wane__fatal(name, "%p is not pinned", ptr);
+  }
+  if (--pin->count == 0) {
+    pin->base = 1;
+  }
+  roots_leave(self);
+}
+
+/* How far a main stack may reach, whatever the limit says now. */
+static uintptr_t root_main_stack_reach(void) {
+  struct rlimit limit;
+  uintptr_t reach = 128u << 20;
+  if (getrlimit(RLIMIT_STACK, &limit) == 0 &&
+      limit.rlim_cur != RLIM_INFINITY && limit.rlim_cur > reach) {
+    reach = limit.rlim_cur;
+  }
+  return reach;
+}
+
+extern char **environ;
+/* The C library's note of where the first stack began. */
+extern void *__libc_stack_end __attribute__((weak));
+
+static void root_prepare_main(struct wane__thread *thread) {
+  struct wane__mapping mapping;
+  uintptr_t inside = &__libc_stack_end != NULL ? (uintptr_t)__libc_stack_end
+                                               : (uintptr_t)environ;
+  thread->stack_high = (inside | (WANE__PAGE_BYTES_MIN - 1)) + 1;
+  if (wane__os_find_mapping(inside, &mapping)) {
+    thread->stack_high = mapping.end;
+  }
+  /* room that modules loaded later may get beside the first ones' */
+  uintptr_t tp = thread->thread_pointer;
+  if (root_main_tls.end == 0 && wane__os_find_mapping(tp, &mapping)) {
+#if defined(__x86_64__)
+    root_main_tls.end = tp;
+    root_main_tls.start = mapping.start > tp - 65536 ? mapping.start
+                                                     : tp - 65536;
+#else
+    root_main_tls.start = tp;
+    root_main_tls.end = mapping.end < tp + 65536 ? mapping.end : tp + 65536;
+#endif
+  }
+}
+
+void wane__roots_prepare(void) {
+  for (struct wane__thread *t = wane__threads; t != NULL; t = t->next) {
+    if (t->is_main && t->stack_high == 0) {
+      root_prepare_main(t);
+    }
+  }
+}
+
+void *__asan_addr_is_in_fake_stack(void *fake_stack, void *addr, void **beg,
+                                   void **end) __attribute__((weak));
+
+static WANE_SCANS_MEMORY void root_visit_fake_frames(
+    const struct wane__thread *thread, uintptr_t start, uintptr_t end,
+    wane__root_visit *visit, void *ctx) {
+  void *fake = thread->fake_stack;
+  if (fake == NULL || __asan_addr_is_in_fake_stack == NULL) {
+    return;
+  }
+  for (uintptr_t at = start; at + 8 <= end; at += 8) {
+    void *low;
+    void *high;
+    if (__asan_addr_is_in_fake_stack(fake, *(void **)at, &low, &high)) {
+      visit(ctx, (uintptr_t)low, (uintptr_t)high);
+    }
+  }
+}
+
+static void root_visit_stack(const struct wane__thread *thread,
+                             uintptr_t start, uintptr_t end,
+                             wane__root_visit *visit, void *ctx) {
+  visit(ctx, start, end);
+  root_visit_fake_frames(thread, start, end, visit, ctx);
+}
+
+/* A thread that was stopped away from its own stack, on an alternate signal
+   stack or in a coroutine: what it runs on, and all of its own stack. */
+static void root_visit_away(const struct wane__thread *thread, uintptr_t sp,
+                            wane__root_visit *visit, void *ctx) {
+  struct wane__mapping mapping;
+  if (thread->alt_high != 0) {
+    root_visit_stack(thread, sp, thread->alt_high, visit, ctx);
+  } else if (sp - wane__arena.start < wane__arena.committed) {
+    visit(ctx, (uintptr_t)&thread->stack_pointer,
+          (uintptr_t)(&thread->stack_pointer + 1));
+  } else if (wane__os_find_mapping(sp, &mapping)) {
+    root_visit_stack(thread, sp, mapping.end, visit, ctx);
+  } else {
+    wane__internal("the stack of thread %d at %p cannot be found", thread->tid,
+                   (void *)sp);
+  }
+  uintptr_t low = thread->stack_low;
+  if (low == 0) {
+    low = wane__os_find_mapping(thread->stack_high - 1, &mapping)
+              ? mapping.start
+              : thread->stack_high;
+  }
+  root_visit_stack(thread, low, thread->stack_high, visit, ctx);
+}
+
+static bool root_is_on_own_stack(const struct wane__thread *thread,
+                                 uintptr_t sp) {
+  uintptr_t low = thread->stack_low;
+  if (low == 0) {
+    low = thread->stack_high - root_main_stack_reach();
+  }
+  return thread->alt_high == 0 && sp >= low && sp < thread->stack_high;
+}
+
+/* The dynamic thread vector of glibc: entry 0 counts generations, entry -1
+   capacity, and entry i has module i's block, or -1 until it is touched. */
+struct root_dtv {
+  uintptr_t value;
+  uintptr_t other;
+};
+
+static WANE_SCANS_MEMORY void root_visit_tls(const struct wane__thread *thread,
+                                             wane__root_visit *visit,
+                                             void *ctx) {
+#if defined(__GLIBC__)
+#if defined(__x86_64__)
+  struct root_dtv *dtv = ((struct root_dtv **)thread->thread_pointer)[1];
+#else
+  struct root_dtv *dtv = ((struct root_dtv **)thread->thread_pointer)[0];
+#endif
+  if (dtv == NULL || dtv[-1].value > 1u << 20) {
+    return; /* stopped while the vector is being moved: the modules that it
+               is moved for have not run in this thread yet */
+  }
+  for (size_t i = 0; i < wane__module_tls_count; i++) {
+    const struct wane__module_tls *tls = &wane__module_tls[i];
+    if (tls->id > dtv[-1].value) {
+      continue;
+    }
+    uintptr_t block = dtv[tls->id].value;
+    if (block != 0 && block != UINTPTR_MAX) {
+      visit(ctx, (block + 7) & ~(uintptr_t)7,
+            (block + tls->bytes) & ~(uintptr_t)7);
+    }
+  }
+#endif
+  if (thread->is_main && root_main_tls.end != 0) {
+    visit(ctx, root_main_tls.start, root_main_tls.end);
+  }
+}
+
+static void root_visit_thread(const struct wane__thread *thread,
+                              wane__root_visit *visit, void *ctx) {
+  visit(ctx, (uintptr_t)&thread->start_arg,
+        (uintptr_t)(&thread->start_arg + 1));
+  visit(ctx, (uintptr_t)thread->values,
+        (uintptr_t)(thread->values + thread->value_count));
+  if (thread->state != WANE__THREAD_ATTACHED) {
+    return;
+  }
+  uintptr_t sp = thread->stack_pointer & ~(uintptr_t)7;
+  if (root_is_on_own_stack(thread, sp)) {
+    root_visit_stack(thread, sp, thread->stack_high, visit, ctx);
+  } else {
+    root_visit_away(thread, sp, visit, ctx);
+  }
+  root_visit_tls(thread, visit, ctx);
+}
+
+void wane__roots_each_stw(wane__root_visit *visit, void *ctx) {
+  for (size_t i = 0; i < wane__module_data_count; i++) {
+    visit(ctx, wane__module_data[i].start, wane__module_data[i].end);
+  }
+  for (struct wane__thread *t = wane__threads; t != NULL; t = t->next) {
+    root_visit_thread(t, visit, ctx);
+  }
+  for (size_t i = 0; i < root_range_count; i++) {
+    visit(ctx, (root_ranges[i].start + 7) & ~(uintptr_t)7,
+          root_ranges[i].end & ~(uintptr_t)7);
+  }
+  if (root_pin_slots != 0) { /* hash values among them point nowhere */
+    visit(ctx, (uintptr_t)root_pins, (uintptr_t)(root_pins + root_pin_slots));
+  }
+}
+
+void wane__roots_fork_prepare(void) { wane__lock_acquire(&roots_lock); }
+void wane__roots_fork_parent(void) { wane__lock_release(&roots_lock); }
+void wane__roots_fork_child(void) { wane__lock_reset(&roots_lock); }

@@ -1,0 +1,48 @@
+/*
+ * Roots: where the search for live objects starts.
+ *
+ * What counts:
+ * - of every attached thread: its stack from where it stopped, the signal
+ *   frame with all registers, an alternate signal stack it runs on, its
+ *   thread-locals (static ones lie beside the stack, those of dlopened
+ *   modules in blocks found through the dynamic thread vector), the values of
+ *   pthread_setspecific;
+ * - of a thread that has not begun: its argument; of one that ended and was
+ *   not joined: its result;
+ * - the writable data of all loaded modules;
+ * - ranges added by wane_add_root, and pinned objects.
+ *
+ * What is missed: memory from malloc or mmap that was not added; pointers
+ * stored unaligned, compressed or changed; thread-locals of modules in a C
+ * library that is not glibc, if they were dlopened; the stack of a coroutine
+ * that is suspended, unless it is managed memory or an added root (a running
+ * one is found by its stack pointer).
+ *
+ * Registers are read when a thread parks, everything else after all threads
+ * have parked, so no two reads are of different moments.
+ *
+ * With AddressSanitizer's fake stacks, locals of a frame may lie outside the
+ * stack: each word on it that leads into a fake frame brings that frame in.
+ */
+#ifndef WANE_MUTATOR_ROOT_H
+#define WANE_MUTATOR_ROOT_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+/* Gets each root range once; words are scanned conservatively. */
+typedef void wane__root_visit(void *ctx, uintptr_t start, uintptr_t end);
+
+/* Bounds of stacks and main thread-locals that need reading /proc. With the
+   registry's lock held, before the stop. */
+void wane__roots_prepare(void);
+
+/* Visits all roots. World stopped, inside wane__modules_hold. */
+void wane__roots_each_stw(wane__root_visit *visit, void *ctx);
+
+void wane__roots_fork_prepare(void);
+void wane__roots_fork_parent(void);
+void wane__roots_fork_child(void);
+
+#endif

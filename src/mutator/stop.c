@@ -1,0 +1,290 @@
+/* The stop protocol; see stop.h. */
+#define _GNU_SOURCE
+#include "stop.h"
+
+#include <errno.h>
+#include <pthread.h>
+#include <sched.h>
+#include <signal.h>
+#include <string.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include "../base/atomic.h"
+#include "../base/check.h"
+#include "../base/options.h"
+#include "../base/os.h"
+#include "../heap/hooks.h"
+#include "registers.h"
+#include "thread.h"
+
+#define SIGNAL_DEFAULT_OFFSET 6
+#define STOP_SPINS 2000
+#define STOP_WAIT_NS 200000000
+#define STOP_WAITS_BEFORE_WARNING 50
+
+static struct {
+  uint32_t wanted;    /* number of the last stop begun. seq_cst */
+  uint32_t released;  /* number of the last stop ended; a futex. seq_cst */
+  uint32_t unstopped; /* threads yet to park, plus one; a futex. seq_cst */
+  int signal;         /* const after init */
+} stop_state;
+
+static uint64_t stop_saved_mask; /* of the collecting thread. cycle lock */
+
+int wane__stop_signal(void) { return stop_state.signal; }
+
+/* The kernel's view of a signal action and mask, for the system calls. */
+struct stop_action {
+  void (*handler)(int, siginfo_t *, void *);
+  unsigned long flags;
+  void (*restorer)(void);
+  uint64_t mask;
+};
+
+static long stop_set_mask(int how, const uint64_t *set, uint64_t *old) {
+  return syscall(SYS_rt_sigprocmask, how, set, old, sizeof *set);
+}
+
+void wane__stop_allow_signal(void) {
+  uint64_t set = 1ull << (stop_state.signal - 1);
+  stop_set_mask(SIG_UNBLOCK, &set, NULL);
+}
+
+/* On an alternate stack, notes its bounds. */
+static void stop_note_alt_stack(struct wane__thread *thread, uintptr_t sp) {
+  thread->alt_low = thread->alt_high = 0;
+  stack_t alt;
+  if (sp >= thread->stack_low && sp < thread->stack_high &&
+      thread->stack_low != 0) {
+    return;
+  }
+  if (sigaltstack(NULL, &alt) == 0 && (alt.ss_flags & SS_DISABLE) == 0) {
+    uintptr_t low = (uintptr_t)alt.ss_sp;
+    if (sp >= low && sp < low + alt.ss_size) {
+      thread->alt_low = low;
+      thread->alt_high = low + alt.ss_size;
+    }
+  }
+}
+
+/* Values of thread-specific data: the C library keeps those of later keys in
+   memory from malloc, which is not scanned. */
+static void stop_note_values(struct wane__thread *thread) {
+  size_t count = 0;
+  uintptr_t start = wane__arena.start;
+  uintptr_t committed = wane__load_relaxed(&wane__arena.committed);
+  for (pthread_key_t key = 0; key < PTHREAD_KEYS_MAX; key++) {
+    uintptr_t value = (uintptr_t)pthread_getspecific(key);
+    if (value - start < committed) {
+      thread->values[count++] = value;
+    }
+  }
+  thread->value_count = count;
+}
+
+void *__asan_get_current_fake_stack(void) __attribute__((weak));
+
+static void stop_note_thread(struct wane__thread *thread, uintptr_t sp) {
+  thread->stack_pointer = sp;
+  if (__asan_get_current_fake_stack != NULL) {
+    thread->fake_stack = __asan_get_current_fake_stack();
+  }
+  stop_note_alt_stack(thread, sp);
+  stop_note_values(thread);
+}
+
+/* Counts the caller as stopped; the last one wakes the collector. */
+static void stop_count_one(void) {
+  if (wane__sub(&stop_state.unstopped, 1) == 1) {
+    wane__os_futex_wake(&stop_state.unstopped, 1);
+  }
+}
+
+/* Sleeps until the stop under way has ended; returns at once if there is
+   none, or the thread has parked for it (INV-stop-2). */
+static void stop_park(struct wane__thread *thread, uintptr_t sp) {
+  uint32_t stop = wane__load(&stop_state.wanted);
+  uint32_t released = wane__load(&stop_state.released);
+  if (stop == released || thread->parked_stop == stop) {
+    return;
+  }
+  thread->parked_stop = stop;
+  stop_note_thread(thread, sp);
+  stop_count_one();
+  while ((int32_t)(released - stop) < 0) {
+    wane__os_futex_wait(&stop_state.released, released, -1);
+    released = wane__load(&stop_state.released);
+  }
+}
+
+static WANE_SCANS_MEMORY void stop_handler(int signal, siginfo_t *info,
+                                           void *context) {
+  (void)signal;
+  (void)info;
+  (void)context;
+  int saved = errno;
+  struct wane__context *self = wane__self;
+  if (self->attached) {
+    if (wane__load_relaxed(&self->guard) != 0) {
+      wane__store_relaxed(&self->stop_wanted, 1);
+    } else {
+      stop_park((struct wane__thread *)self,
+                (uintptr_t)__builtin_frame_address(0));
+    }
+  }
+  errno = saved;
+}
+
+/* A frame of its own, below the one that holds the saved registers. */
+static WANE_NOINLINE void stop_park_here(struct wane__thread *thread) {
+  stop_park(thread, (uintptr_t)__builtin_frame_address(0));
+}
+
+WANE_NOINLINE void wane__guard_stop(struct wane__context *self) {
+  struct wane__registers registers;
+  uint64_t all = ~0ull;
+  uint64_t old;
+  wane__registers_save(&registers);
+  stop_set_mask(SIG_SETMASK, &all, &old);
+  wane__store_relaxed(&self->stop_wanted, 0);
+  stop_park_here((struct wane__thread *)self);
+  stop_set_mask(SIG_SETMASK, &old, NULL);
+  __asm__ volatile("" : : "r"(&registers) : "memory");
+}
+
+#if defined(__x86_64__)
+/* What the handler returns to; debuggers know it by these very bytes. */
+__asm__(
+    ".text\n"
+    ".balign 16\n"
+    ".type wane__stop_restorer, @function\n"
+    "wane__stop_restorer:\n"
+    "  movq $15, %rax\n"
+    "  syscall\n"
+    ".size wane__stop_restorer, . - wane__stop_restorer\n");
+void wane__stop_restorer(void) __attribute__((visibility("hidden")));
+#define STOP_RESTORER wane__stop_restorer
+#define STOP_RESTORER_FLAG 0x04000000ul
+#else
+#define STOP_RESTORER NULL
+#define STOP_RESTORER_FLAG 0ul
+#endif
+
+bool wane__stop_init(void) {
+  int signal = (int)wane__options.signal;
+  if (signal != 0 && (signal < SIGRTMIN || signal > SIGRTMAX)) {
+    wane__log("WANE_OPTIONS: signal=%d is not from %d to %d", signal, SIGRTMIN,
+              SIGRTMAX);
+    signal = 0;
+  }
+  stop_state.signal = signal != 0 ? signal : SIGRTMIN + SIGNAL_DEFAULT_OFFSET;
+  struct stop_action action = {
+      .handler = stop_handler,
+      .flags = SA_SIGINFO | SA_RESTART | STOP_RESTORER_FLAG,
+      .restorer = STOP_RESTORER,
+      .mask = ~0ull,
+  };
+  return syscall(SYS_rt_sigaction, stop_state.signal, &action, NULL,
+                 sizeof action.mask) == 0;
+}
+
+/* Sends the signal; false if the thread is gone. The queue of pending
+   signals may be full for a while (EAGAIN). */
+static bool stop_send(const struct wane__thread *thread) {
+  for (unsigned tries = 0;; tries++) {
+    int error = wane__os_signal_thread(thread->tid, stop_state.signal);
+    if (error == 0) {
+      return true;
+    }
+    if (error != EAGAIN) {
+      return false;
+    }
+    if (tries < 100) {
+      sched_yield();
+    } else {
+      wane__os_sleep_ns(100000);
+    }
+    if (tries == 20000) {
+      wane__log("cannot signal thread %d: the signal queue is full",
+                thread->tid);
+    }
+  }
+}
+
+static void stop_warn_waiting(void) {
+  for (struct wane__thread *t = wane__threads; t != NULL; t = t->next) {
+    if (t->state == WANE__THREAD_ATTACHED &&
+        t->parked_stop != stop_state.wanted && &t->context != wane__self) {
+      wane__log("waiting for thread %d to stop: does it block signal %d?",
+                t->tid, stop_state.signal);
+    }
+  }
+}
+
+static void stop_wait_for_all(void) {
+  unsigned waits = 0;
+  for (int spins = 0;; spins++) {
+    uint32_t left = wane__load(&stop_state.unstopped);
+    if (left == 0) {
+      return;
+    }
+    if (spins < STOP_SPINS) {
+      wane__cpu_relax();
+    } else if (!wane__os_futex_wait(&stop_state.unstopped, left,
+                                    STOP_WAIT_NS) &&
+               ++waits == STOP_WAITS_BEFORE_WARNING) {
+      stop_warn_waiting();
+    }
+  }
+}
+
+/* The collecting thread's own share; its caller has saved the registers. */
+static WANE_NOINLINE void stop_note_self(struct wane__thread *self) {
+  stop_note_thread(self, (uintptr_t)__builtin_frame_address(0));
+}
+
+void wane__stop_world(void) {
+  uint64_t all = ~0ull;
+  stop_set_mask(SIG_SETMASK, &all, &stop_saved_mask);
+  uint32_t count = 1;
+  for (struct wane__thread *t = wane__threads; t != NULL; t = t->next) {
+    count += t->state == WANE__THREAD_ATTACHED && &t->context != wane__self;
+  }
+  wane__store(&stop_state.unstopped, count);
+  uint32_t stop = wane__add(&stop_state.wanted, 1) + 1;
+  struct wane__thread *next;
+  for (struct wane__thread *t = wane__threads; t != NULL; t = next) {
+    next = t->next;
+    if (t->state != WANE__THREAD_ATTACHED || &t->context == wane__self) {
+      continue;
+    }
+    if (!stop_send(t)) {
+      t->state = WANE__THREAD_LOST;
+      stop_count_one();
+    }
+  }
+  stop_count_one();
+  stop_wait_for_all();
+  for (struct wane__thread *t = wane__threads; t != NULL; t = next) {
+    next = t->next;
+    if (t->state == WANE__THREAD_LOST) {
+      wane__thread_bury_locked(t);
+      continue;
+    }
+    WANE_CHECK(t->state != WANE__THREAD_ATTACHED ||
+                   &t->context == wane__self ||
+                   (t->context.guard == 0 && t->parked_stop == stop),
+               "INV-stop-1: every stopped thread is parked and unguarded");
+  }
+  (void)stop;
+  if (wane__self->attached) {
+    stop_note_self((struct wane__thread *)wane__self);
+  }
+}
+
+void wane__resume_world(void) {
+  wane__store(&stop_state.released, stop_state.wanted);
+  wane__os_futex_wake(&stop_state.released, INT32_MAX);
+  stop_set_mask(SIG_SETMASK, &stop_saved_mask, NULL);
+}

@@ -1,0 +1,49 @@
+/*
+ * Stopping the world, and letting it go on.
+ *
+ * One real-time signal goes to every attached thread. Its handler parks: it
+ * notes where the thread's stack ends, counts itself as stopped, and sleeps
+ * on a futex until the stop is over. The kernel has put the thread's
+ * registers, vector registers too, on the stack above the handler's frame, so
+ * scanning from that frame upwards sees them and the red zone.
+ *
+ * Legal in the handler: futexes, sigaltstack, pthread_getspecific, stores to
+ * the thread's own record; no lock, no allocation, errno is kept. All signals
+ * are blocked in it, so nothing of the program runs on a parked thread.
+ *
+ * What if meanwhile a thread
+ * - is guarded: the handler only sets a flag; the thread parks itself when it
+ *   leaves the guard (wane__guard_stop);
+ * - is being created: it waits for the registry's lock, which the collector
+ *   holds; until then its argument is a root in its STARTING record;
+ * - exits: likewise. One that is gone without a word (ESRCH) is removed;
+ * - blocks signals: pthread_sigmask and sigprocmask keep ours open;
+ * - sits in a system call: it is interrupted and, with SA_RESTART, resumed;
+ * - forks: fork waits for the cycle lock (collect/fork).
+ *
+ * INV-stop-2: a thread parks once for each stop, and only for one under way:
+ *   a signal from elsewhere does nothing.
+ *
+ * The handler is installed by the system call itself, not through sigaction:
+ * ThreadSanitizer would otherwise hold the signal back until the thread
+ * happens to call something it watches.
+ */
+#ifndef WANE_MUTATOR_STOP_H
+#define WANE_MUTATOR_STOP_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+/* Installs the handler; false with errno. */
+bool wane__stop_init(void);
+/* The signal's number, for the masks of interposed calls. */
+int wane__stop_signal(void);
+/* Opens the stop signal in the calling thread's mask. */
+void wane__stop_allow_signal(void);
+
+/* Stops all other attached threads and blocks all signals of the caller.
+   The cycle lock and the registry's lock are held. */
+void wane__stop_world(void);
+void wane__resume_world(void);
+
+#endif

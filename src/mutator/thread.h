@@ -1,0 +1,102 @@
+/*
+ * Threads the collector knows, from creation to after their exit.
+ *
+ *   pthread_create (ours) --> STARTING --thread_start--> ATTACHED
+ *   first call of a foreign thread --------------------> ATTACHED
+ *   ATTACHED --last destructor round, or detach--> gone, or EXITED
+ *
+ * STARTING: the record exists, the thread does not run yet; its argument is a
+ * root. ATTACHED: it is stopped for collections, its stack, registers and
+ * thread-locals are roots. EXITED: it ended joinable with a managed return
+ * value, which is a root until the handle is used again (a join cannot be
+ * seen without standing in front of it).
+ *
+ * A thread leaves in the last round of destructors of thread-specific data,
+ * so that other destructors may still allocate. One that allocates even
+ * later is found out when the stop signal cannot be delivered to it: LOST,
+ * until the world has stopped and its caches can be flushed.
+ *
+ * All fields are lock: threads, but where another rule stands.
+ */
+#ifndef WANE_MUTATOR_THREAD_H
+#define WANE_MUTATOR_THREAD_H
+
+#include <limits.h>
+#include <pthread.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include <sys/types.h>
+
+#include "../base/lock.h"
+#include "../heap/context.h"
+
+enum wane__thread_state {
+  WANE__THREAD_STARTING,
+  WANE__THREAD_ATTACHED,
+  WANE__THREAD_EXITED,
+  WANE__THREAD_LOST, /* the system does not know it any more */
+};
+
+struct wane__thread {
+  struct wane__context context; /* first: wane__self points here */
+  struct wane__thread *next;
+  struct wane__thread *prev;
+  enum wane__thread_state state;
+  pid_t tid;
+  pthread_t handle;
+  bool is_main;  /* its stack grows, its thread-locals lie elsewhere */
+  bool joinable; /* const after creation */
+  unsigned exit_rounds; /* owner thread */
+  uintptr_t thread_pointer;
+  uintptr_t stack_low; /* first address that can be read; main: 0 */
+  uintptr_t stack_high;
+
+  void *(*start_fn)(void *); /* STARTING */
+  void *start_arg;           /* a root until the thread has taken it */
+
+  /* Written by the thread as it parks, read by the collector afterwards. */
+  uint32_t parked_stop; /* number of the last stop it parked for */
+  uintptr_t stack_pointer;
+  uintptr_t alt_low; /* alternate signal stack, if it runs on one */
+  uintptr_t alt_high;
+  void *fake_stack; /* AddressSanitizer's, if it has one */
+  size_t value_count; /* managed values of pthread_setspecific; when */
+  uintptr_t values[PTHREAD_KEYS_MAX]; /* EXITED, what may be the result */
+};
+
+extern struct wane__lock wane__threads_lock;
+extern struct wane__thread *wane__threads; /* lock: threads */
+
+/* Called once, on the main thread if possible. */
+bool wane__threads_init(void);
+
+/* The calling thread's context, made if need be; NULL with ENOMEM. */
+struct wane__context *wane__thread_attach_self(void);
+void wane__thread_detach_self(void);
+
+/* For our pthread_create: a STARTING record, and what to do with it. */
+struct wane__thread *wane__thread_prepare(void *(*fn)(void *), void *arg,
+                                          bool joinable);
+void wane__thread_adopt(struct wane__thread *thread);
+void wane__thread_abandon(struct wane__thread *thread);
+
+/* Removes the record of a thread that is gone; bury also flushes its caches
+   and keeps its counts. lock: threads. */
+void wane__thread_remove_locked(struct wane__thread *thread);
+void wane__thread_bury_locked(struct wane__thread *thread);
+/* Adds a leaving thread's counts to the heap's. */
+void wane__thread_retire_counts(struct wane__context *context);
+
+uint64_t wane__thread_count(void);
+
+/* In the child of fork, with the lock held since before: only the calling
+   thread is left. */
+void wane__threads_fork_child(void);
+
+/* The C library's pthread_create, whatever stands in front of it. */
+int wane__real_pthread_create(pthread_t *thread, const pthread_attr_t *attr,
+                              void *(*fn)(void *), void *arg);
+/* A thread of the library's own: no signals, not attached. */
+bool wane__thread_create_internal(void *(*fn)(void *), void *arg);
+
+#endif
