@@ -136,6 +136,9 @@ static void block_map_set(struct wane__block *block, uint8_t *marks,
   uint64_t head = wane__block_start(block) |
                   (uint64_t)class << WANE__HEAD_CLASS_SHIFT |
                   (uint64_t)kind << WANE__HEAD_KIND_SHIFT | WANE__HEAD_USED;
+  if (class == WANE__CLASS_LARGE) {
+    head |= WANE__HEAD_LARGE;
+  }
   for (size_t i = 0; i < block->blocks; i++) {
     wane__block_map[first + i].marks = marks;
     wane__store_release(&wane__block_map[first + i].head, head);

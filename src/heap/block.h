@@ -29,6 +29,9 @@
  *   group that has not been swept since the last flip (epoch differs).
  * INV-block-3: while block i is in a SMALL or LARGE group, map[i].head leads
  *   to the group's start; otherwise it is 0.
+ * INV-block-4: block 0 is never used. The address of its first slot stands in
+ *   the library's own data, which is scanned, and would keep an object there
+ *   alive for ever.
  *
  * Who may touch what. A group's fields belong to whoever owns the group: the
  * thread whose cache holds it, the sweeper that took it from a list, or the
@@ -63,7 +66,8 @@ enum wane__block_state {
 
 /* Written by the owner before the group's first slot is handed out. */
 struct wane__block_map {
-  uint64_t head;  /* group start | class << 3 | kind << 1 | 1, or 0 */
+  uint64_t head;  /* group start | large << 10 | class << 3 | kind << 1 |
+                     1, or 0 */
   uint8_t *marks; /* of the group */
 };
 
@@ -133,6 +137,7 @@ void wane__block_check(const struct wane__block *block);
 #define WANE__HEAD_USED 1u
 #define WANE__HEAD_KIND_SHIFT 1
 #define WANE__HEAD_CLASS_SHIFT 3
+#define WANE__HEAD_LARGE (1u << 10)
 
 /* An object as found from some address: its slot and mark byte. */
 struct wane__found {
@@ -185,11 +190,10 @@ static inline struct wane__found wane__block_slot_of(uintptr_t addr) {
 
 /* Bytes of the slot or of the large object. */
 static inline size_t wane__found_bytes(const struct wane__found *found) {
-  unsigned class = wane__head_class(found->head);
-  if (WANE_UNLIKELY(class == WANE__CLASS_LARGE)) {
+  if (WANE_UNLIKELY((found->head & WANE__HEAD_LARGE) != 0)) {
     return wane__block_at(found->base)->large_bytes;
   }
-  return wane__classes[class].slot_bytes;
+  return wane__classes[wane__head_class(found->head)].slot_bytes;
 }
 
 /* A typed slot's layout; NULL as long as its allocation is not complete. */

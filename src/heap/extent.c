@@ -89,13 +89,17 @@ static struct wane__block *extent_find_locked(size_t blocks,
 
 static bool extent_grow_locked(size_t blocks) {
   size_t before = wane__arena.committed >> WANE__BLOCK_LOG2;
-  if (!wane__arena_grow_locked(blocks)) {
+  if (!wane__arena_grow_locked(before == 0 ? blocks + 1 : blocks)) {
     return false;
+  }
+  if (before == 0) { /* INV-block-4 */
+    wane__blocks[0].state = WANE__BLOCK_INSIDE;
+    before = 1;
   }
   size_t grown = (wane__arena.committed >> WANE__BLOCK_LOG2) - before;
   struct wane__block *block = &wane__blocks[before];
   extent_free_blocks += grown;
-  if (before > 0 && block[-1].state == WANE__BLOCK_FREE) {
+  if (block[-1].state == WANE__BLOCK_FREE) {
     struct wane__block *left = block - block[-1].blocks;
     grown += left->blocks;
     extent_unlink_locked(left);
@@ -146,7 +150,8 @@ void wane__extent_give(struct wane__block *block, size_t blocks) {
     block[i].free_tick = extent_now;
   }
   size_t idx = wane__block_idx(block);
-  if (idx > 0 && block[-1].state == WANE__BLOCK_FREE) {
+  WANE_CHECK(idx > 0, "INV-block-4: block 0 is never in use");
+  if (block[-1].state == WANE__BLOCK_FREE) {
     struct wane__block *left = block - block[-1].blocks;
     extent_unlink_locked(left);
     blocks += left->blocks;
@@ -218,7 +223,8 @@ uint32_t wane__extent_tick(void) {
 void wane__extent_read_totals(struct wane__extent_totals *out) {
   wane__lock_acquire(&extent_lock);
   size_t blocks = wane__arena.committed >> WANE__BLOCK_LOG2;
-  out->used_bytes = (blocks - extent_free_blocks) << WANE__BLOCK_LOG2;
+  size_t used = blocks > 0 ? blocks - 1 - extent_free_blocks : 0;
+  out->used_bytes = used << WANE__BLOCK_LOG2;
   out->free_dirty_bytes = extent_free_dirty_blocks << WANE__BLOCK_LOG2;
   out->released_bytes = extent_released_bytes;
   wane__lock_release(&extent_lock);
@@ -231,7 +237,7 @@ void wane__extent_rebuild(void) {
   }
   extent_free_blocks = extent_free_dirty_blocks = 0;
   size_t count = wane__arena.committed >> WANE__BLOCK_LOG2;
-  for (size_t i = 0; i < count;) {
+  for (size_t i = 1; i < count;) { /* INV-block-4 */
     struct wane__block *block = &wane__blocks[i];
     if (block->state == WANE__BLOCK_SMALL ||
         block->state == WANE__BLOCK_LARGE) {

@@ -24,6 +24,10 @@
 /* Objects between two looks at whether somebody is hungry. */
 #define SHARE_INTERVAL 64u
 #define STACK_RELEASE_BYTES (1u << 20)
+/* What tells a small object of words, in a map entry's head: only the first
+   of these bits is set. */
+#define MARK_HEAD_PLAIN \
+  (WANE__HEAD_USED | 3u << WANE__HEAD_KIND_SHIFT | WANE__HEAD_LARGE)
 /* An empty stack has room for a piece of a range, so that overflow can only
    concern words of objects, which the search of the heap finds again. */
 #define STACK_WORDS_MIN 8192u
@@ -35,7 +39,7 @@ struct marker {
   uintptr_t *limit;
   uintptr_t *bottom; /* owner; words in use are [bottom, top) */
   uintptr_t *top;
-  uintptr_t *highest;
+  uintptr_t *highest; /* seen now and then */
   uint64_t objects;
   uint64_t bytes;
   uint64_t cpu_ns;
@@ -69,35 +73,42 @@ static struct mark_view mark_view_now(void) {
                             wane__block_map, wane__arena.colour};
 }
 
-/* Room for words more; an empty bottom is reclaimed first. */
+/* Room for words more, and one beyond that a push may write to. */
 static bool marker_has_room(struct marker *m, size_t words) {
-  if ((size_t)(m->limit - m->top) >= words) {
+  if ((size_t)(m->limit - m->top) > words) {
     return true;
   }
-  size_t count = (size_t)(m->top - m->bottom);
+  size_t count = (size_t)(m->top - m->bottom); /* reclaim what was shared */
   memmove(m->stack, m->bottom, count * sizeof *m->stack);
   m->bottom = m->stack;
   m->top = m->stack + count;
-  return (size_t)(m->limit - m->top) >= words;
+  return (size_t)(m->limit - m->top) > words;
 }
 
-/* Pushes every word of [at, end) that lies in the arena. */
-static inline WANE_SCANS_MEMORY void marker_scan(struct marker *m,
-                                                 const struct mark_view *view,
-                                                 uintptr_t at, uintptr_t end) {
-  if (WANE_UNLIKELY((size_t)(m->limit - m->top) < (end - at) / 8) &&
-      !marker_has_room(m, (end - at) / 8)) {
+/* Pushes every word of [start, end) that lies in the arena; there is room.
+   From the last to the first, so that the first, which the program most
+   likely allocated next to its parent, is taken off first. Written without a
+   branch on what the word is: that would be guessed wrong too often. */
+WANE_INLINE WANE_SCANS_MEMORY uintptr_t *mark_push_words(
+    uintptr_t *top, const struct mark_view *view, uintptr_t start,
+    uintptr_t end) {
+  while (end > start) {
+    end -= sizeof(uintptr_t);
+    uintptr_t word = *(const uintptr_t *)end;
+    *top = word;
+    top += word - view->start < view->bytes;
+  }
+  return top;
+}
+
+static WANE_SCANS_MEMORY void marker_scan(struct marker *m,
+                                          const struct mark_view *view,
+                                          uintptr_t start, uintptr_t end) {
+  if (!marker_has_room(m, (end - start) / sizeof(uintptr_t))) {
     m->overflowed = true;
     return;
   }
-  uintptr_t *top = m->top;
-  for (; at < end; at += 8) {
-    uintptr_t word = *(const uintptr_t *)at;
-    if (word - view->start < view->bytes) {
-      *top++ = word;
-    }
-  }
-  m->top = top;
+  m->top = mark_push_words(m->top, view, start, end);
 }
 
 static WANE_SCANS_MEMORY void marker_scan_typed(struct marker *m,
@@ -131,16 +142,15 @@ static bool marker_defer(const struct wane__found *found, size_t bytes) {
                                     : NULL});
 }
 
-/* Scans an object that has just been marked, if it can hold pointers. */
-static WANE_SCANS_MEMORY void marker_scan_object(
+/* Scans an object that is not a small one of words. */
+static WANE_NOINLINE WANE_SCANS_MEMORY void marker_scan_special(
     struct marker *m, const struct mark_view *view,
     const struct wane__found *found, size_t bytes) {
   enum wane__kind kind = wane__head_kind(found->head);
   if (kind == WANE__KIND_LEAF) {
     return;
   }
-  if (wane__head_class(found->head) == WANE__CLASS_LARGE &&
-      marker_defer(found, bytes)) {
+  if ((found->head & WANE__HEAD_LARGE) != 0 && marker_defer(found, bytes)) {
     return;
   }
   uintptr_t end = found->base + bytes;
@@ -153,12 +163,12 @@ static WANE_SCANS_MEMORY void marker_scan_object(
 
 /* True if the word points behind the end of a large object. */
 static bool mark_is_beyond(uintptr_t word, const struct wane__found *found) {
-  return wane__head_class(found->head) == WANE__CLASS_LARGE &&
+  return WANE_UNLIKELY((found->head & WANE__HEAD_LARGE) != 0) &&
          word - found->base >= wane__block_at(found->base)->large_bytes;
 }
 
 /* Gives the older half of the stack to whoever is hungry. */
-static void marker_share(struct marker *m) {
+static WANE_NOINLINE void marker_share(struct marker *m) {
   size_t count = (size_t)(m->top - m->bottom) / 2;
   if (count == 0 || wane__load_relaxed(&m->share_count) != 0) {
     return;
@@ -171,62 +181,80 @@ static void marker_share(struct marker *m) {
   m->bottom += count;
 }
 
-/* Looks at what leaves the ring. */
-static inline WANE_SCANS_MEMORY void marker_visit(
-    struct marker *m, const struct mark_view *view,
-    const struct wane__found *found) {
-  uint8_t byte = wane__load_relaxed(found->mark);
-  if (byte == view->colour || byte == 0) {
-    return;
-  }
-  wane__store_relaxed(found->mark, view->colour);
-  size_t bytes = wane__found_bytes(found);
-  m->bytes += bytes;
-  m->objects++;
-  if (WANE_LIKELY(wane__head_kind(found->head) == WANE__KIND_SCAN &&
-                  wane__head_class(found->head) != WANE__CLASS_LARGE)) {
+/* What is rare about an object that has just been marked. The common case,
+   a small object of words for which there is room, is in marker_drain. */
+static WANE_NOINLINE void marker_visit_rare(struct marker *m,
+                                            const struct mark_view *view,
+                                            const struct wane__found *found,
+                                            size_t bytes) {
+  if ((found->head & MARK_HEAD_PLAIN) == WANE__HEAD_USED) {
     marker_scan(m, view, found->base, found->base + bytes);
   } else {
-    marker_scan_object(m, view, found, bytes);
-  }
-  if (m->objects % SHARE_INTERVAL == 0 &&
-      wane__load_relaxed(&mark_state.hungry) != 0) {
-    marker_share(m);
-  }
-}
-
-/* Empties the private stack. */
-static WANE_SCANS_MEMORY void marker_drain(struct marker *m) {
-  static uint8_t nothing; /* mark byte of an empty ring entry: 0, skipped */
-  struct mark_view view = mark_view_now();
-  struct wane__found ring[RING];
-  for (unsigned i = 0; i < RING; i++) {
-    ring[i].mark = &nothing;
-  }
-  unsigned empties = 0; /* entered since the last real one */
-  /* one more empty than the ring is long: the last to leave may push */
-  for (unsigned at = 0; empties <= RING; at = (at + 1) % RING) {
-    struct wane__found in = {.mark = &nothing};
-    if (m->top != m->bottom) {
-      uintptr_t word = *--m->top;
-      if (!wane__block_resolve(word, view.start, view.map, &in) ||
-          mark_is_beyond(word, &in)) {
-        in.mark = &nothing;
-      } else {
-        __builtin_prefetch(in.mark, 1);
-        __builtin_prefetch((const void *)in.base);
-      }
-      empties = 0;
-    } else {
-      empties++;
-    }
-    struct wane__found out = ring[at];
-    ring[at] = in;
-    marker_visit(m, &view, &out);
+    marker_scan_special(m, view, found, bytes);
   }
   if (m->top > m->highest) {
     m->highest = m->top;
   }
+  if (wane__load_relaxed(&mark_state.hungry) != 0) {
+    marker_share(m);
+  }
+}
+
+/* Empties the private stack. The loop of the collector: what it uses lives in
+   registers, and goes back to the marker only for the rare cases. */
+static WANE_SCANS_MEMORY void marker_drain(struct marker *m) {
+  static uint8_t nothing; /* mark byte of an empty ring entry: 0, skipped */
+  const struct mark_view view = mark_view_now();
+  const uint8_t old = (uint8_t)(3 - view.colour);
+  struct wane__found ring[RING];
+  for (unsigned i = 0; i < RING; i++) {
+    ring[i].mark = &nothing;
+  }
+  uintptr_t *top = m->top;
+  uintptr_t *bottom = m->bottom;
+  uint64_t objects = 0;
+  uint64_t all_bytes = 0;
+  unsigned empties = 0; /* entered since the last real one */
+  /* one more empty than the ring is long: the last to leave may push */
+  for (unsigned at = 0; empties <= RING; at = (at + 1) % RING) {
+    struct wane__found in = {.mark = &nothing};
+    if (WANE_LIKELY(top != bottom)) {
+      uintptr_t word = *--top;
+      empties = 0;
+      if (WANE_LIKELY(
+              wane__block_resolve(word, view.start, view.map, &in) &&
+              !mark_is_beyond(word, &in))) {
+        __builtin_prefetch(in.mark, 1);
+        __builtin_prefetch((const void *)in.base);
+      } else {
+        in.mark = &nothing;
+      }
+    } else {
+      empties++;
+    }
+    const struct wane__found out = ring[at];
+    ring[at] = in;
+    if (wane__load_relaxed(out.mark) != old) {
+      continue;
+    }
+    wane__store_relaxed(out.mark, view.colour);
+    size_t bytes = wane__found_bytes(&out);
+    all_bytes += bytes;
+    objects++;
+    if (WANE_LIKELY((out.head & MARK_HEAD_PLAIN) == WANE__HEAD_USED &&
+                    (size_t)(m->limit - top) > bytes / 8 &&
+                    objects % SHARE_INTERVAL != 0)) {
+      top = mark_push_words(top, &view, out.base, out.base + bytes);
+      continue;
+    }
+    m->top = top;
+    marker_visit_rare(m, &view, &out, bytes);
+    top = m->top;
+    bottom = m->bottom;
+  }
+  m->top = top;
+  m->objects += objects;
+  m->bytes += all_bytes;
 }
 
 /* Scans one piece of a range, if there is one. */

@@ -314,6 +314,8 @@ static void root_visit_thread(const struct wane__thread *thread,
         (uintptr_t)(&thread->start_arg + 1));
   visit(ctx, (uintptr_t)thread->values,
         (uintptr_t)(thread->values + thread->value_count));
+  visit(ctx, (uintptr_t)thread->results,
+        (uintptr_t)(thread->results + thread->result_count));
   if (thread->state != WANE__THREAD_ATTACHED) {
     return;
   }

@@ -17,8 +17,6 @@
 #include "stop.h"
 #include "../../include/wane/heap.h"
 
-#define RESULT_WORDS_MAX 16
-
 struct wane__lock wane__threads_lock = WANE__LOCK_INIT(WANE__RANK_THREADS);
 struct wane__thread *wane__threads;
 
@@ -189,12 +187,11 @@ static WANE_SCANS_MEMORY void thread_keep_result(struct wane__thread *thread) {
 #endif
   to = to < thread->stack_high ? to : thread->stack_high;
   from = from > thread->stack_low ? from : thread->stack_low;
-  thread->value_count = 0;
   for (uintptr_t at = from;
-       at < to && thread->value_count < RESULT_WORDS_MAX; at += 8) {
+       at < to && thread->result_count < WANE__THREAD_RESULTS_MAX; at += 8) {
     uintptr_t word = *(const uintptr_t *)at;
     if (wane_base((const void *)word) != NULL) {
-      thread->values[thread->value_count++] = word;
+      thread->results[thread->result_count++] = word;
     }
   }
 }
@@ -214,7 +211,8 @@ void wane__thread_detach_self(void) {
   wane__thread_retire_counts(self);
   wane__self = &wane__no_context;
   thread->state = WANE__THREAD_EXITED;
-  if (thread->value_count == 0) {
+  thread->value_count = 0;
+  if (thread->result_count == 0) {
     wane__thread_remove_locked(thread);
   }
   wane__lock_release(&wane__threads_lock);
@@ -228,7 +226,6 @@ static void thread_exit(void *record) {
     pthread_setspecific(thread_key, thread);
     return;
   }
-  thread->value_count = 0;
   if (thread->joinable && !thread->is_main) {
     thread_keep_result(thread);
   }
@@ -268,8 +265,5 @@ WANE_PUBLIC void wane_thread_attach(void) {
 }
 
 WANE_PUBLIC void wane_thread_detach(void) {
-  if (wane__self->attached) {
-    ((struct wane__thread *)wane__self)->value_count = 0;
-  }
   wane__thread_detach_self();
 }

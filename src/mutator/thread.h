@@ -37,6 +37,9 @@ enum wane__thread_state {
   WANE__THREAD_LOST, /* the system does not know it any more */
 };
 
+/* Words beside a thread's result that may look like it. */
+#define WANE__THREAD_RESULTS_MAX 16
+
 struct wane__thread {
   struct wane__context context; /* first: wane__self points here */
   struct wane__thread *next;
@@ -54,14 +57,18 @@ struct wane__thread {
   void *(*start_fn)(void *); /* STARTING */
   void *start_arg;           /* a root until the thread has taken it */
 
+  /* What may be the thread's result; a root when EXITED. */
+  size_t result_count;
+  uintptr_t results[WANE__THREAD_RESULTS_MAX];
+
   /* Written by the thread as it parks, read by the collector afterwards. */
   uint32_t parked_stop; /* number of the last stop it parked for */
   uintptr_t stack_pointer;
   uintptr_t alt_low; /* alternate signal stack, if it runs on one */
   uintptr_t alt_high;
   void *fake_stack; /* AddressSanitizer's, if it has one */
-  size_t value_count; /* managed values of pthread_setspecific; when */
-  uintptr_t values[PTHREAD_KEYS_MAX]; /* EXITED, what may be the result */
+  size_t value_count; /* managed values of pthread_setspecific */
+  uintptr_t values[PTHREAD_KEYS_MAX];
 };
 
 extern struct wane__lock wane__threads_lock;
