@@ -1,4 +1,5 @@
-/* wane.h: everything Wane offers. Link with -lwane and allocate; no init call. */
+/* wane.h: everything Wane offers. Link with -lwane and allocate; no init call.
+ */
 #ifndef WANE_H
 #define WANE_H
 

@@ -1,15 +1,16 @@
 /*
  * The whole library as one file: cc -c src/wane_all.c builds it, with no
- * include path and no flags. Link with -pthread (and -ldl where the C library
- * still keeps dlsym there).
+ * include path and no flags. Link with -pthread.
  */
 #define _GNU_SOURCE
+
 #include "base/check.c"
 #include "base/lock.c"
 #include "base/meta.c"
 #include "base/options.c"
 #include "base/os.c"
 #include "base/poison.c"
+
 #include "heap/alloc.c"
 #include "heap/block.c"
 #include "heap/cache.c"
@@ -19,13 +20,16 @@
 #include "heap/size_class.c"
 #include "heap/string.c"
 #include "heap/typed.c"
+
 #include "mutator/interpose.c"
 #include "mutator/module.c"
 #include "mutator/root.c"
 #include "mutator/stop.c"
 #include "mutator/thread.c"
+
 #include "mark/mark.c"
 #include "mark/range.c"
+
 #include "collect/background.c"
 #include "collect/cycle.c"
 #include "collect/fork.c"
@@ -34,5 +38,6 @@
 #include "collect/sweep.c"
 #include "collect/trace.c"
 #include "collect/verify.c"
+
 #include "look/start.c"
 #include "look/stats.c"

@@ -19,10 +19,10 @@
 #include <stdint.h>
 
 #if defined(__GNUC__)
-#define WANE_PRIV_PRINTF(format_idx, args_idx) \
-  __attribute__((format(printf, format_idx, args_idx)))
+#  define WANE_PRIV_PRINTF(format_idx, args_idx)                               \
+    __attribute__((format(printf, format_idx, args_idx)))
 #else
-#define WANE_PRIV_PRINTF(format_idx, args_idx)
+#  define WANE_PRIV_PRINTF(format_idx, args_idx)
 #endif
 
 #ifdef __cplusplus
@@ -128,87 +128,63 @@ static inline size_t wane_priv_flex_bytes(size_t struct_bytes, size_t offset,
 /* One zeroed T, or an array of n; NULL with ENOMEM, also when n * sizeof(T)
    overflows. The leaf forms are for types without pointers. */
 #define wane_new(T) ((T *)wane_alloc(sizeof(T)))
-#define wane_new_array(T, n) \
+#define wane_new_array(T, n)                                                   \
   ((T *)wane_alloc(wane_priv_array_bytes((n), sizeof(T))))
 #define wane_new_leaf(T) ((T *)wane_alloc_leaf(sizeof(T)))
-#define wane_new_leaf_array(T, n) \
+#define wane_new_leaf_array(T, n)                                              \
   ((T *)wane_alloc_leaf(wane_priv_array_bytes((n), sizeof(T))))
 
 /* A T whose last member is a flexible array, with n elements in it. */
-#define wane_new_flex(T, member, n)                                       \
-  ((T *)wane_alloc(wane_priv_flex_bytes(sizeof(T), offsetof(T, member), (n), \
+#define wane_new_flex(T, member, n)                                            \
+  ((T *)wane_alloc(wane_priv_flex_bytes(sizeof(T), offsetof(T, member), (n),   \
                                         sizeof(((T *)0)->member[0]))))
 
 /* WANE_TYPE(node_type, struct node, left, right);
    defines   static const struct wane_type node_type
    from the names of the fields that hold pointers: 1 to 24 of them. The
    elements of an array field are named one by one: slot[0], slot[1]. */
-#define WANE_TYPE(ident, T, ...)                                            \
-  static const size_t ident##_offsets[] = {                                 \
-      WANE_PRIV_OFFSETS(T, __VA_ARGS__)};                                   \
-  static const struct wane_type ident = {                                   \
-      #T, sizeof(T), sizeof ident##_offsets / sizeof ident##_offsets[0],    \
+#define WANE_TYPE(ident, T, ...)                                               \
+  static const size_t ident##_offsets[] = {WANE_PRIV_OFFSETS(T, __VA_ARGS__)}; \
+  static const struct wane_type ident = {                                      \
+      #T, sizeof(T), sizeof ident##_offsets / sizeof ident##_offsets[0],       \
       ident##_offsets}
 
-#define WANE_PRIV_OFFSETS(T, ...)                                            \
-  WANE_PRIV_PICK(__VA_ARGS__, WANE_PRIV_O24, WANE_PRIV_O23, WANE_PRIV_O22,   \
-                 WANE_PRIV_O21, WANE_PRIV_O20, WANE_PRIV_O19, WANE_PRIV_O18, \
-                 WANE_PRIV_O17, WANE_PRIV_O16, WANE_PRIV_O15, WANE_PRIV_O14, \
-                 WANE_PRIV_O13, WANE_PRIV_O12, WANE_PRIV_O11, WANE_PRIV_O10, \
-                 WANE_PRIV_O9, WANE_PRIV_O8, WANE_PRIV_O7, WANE_PRIV_O6,     \
-                 WANE_PRIV_O5, WANE_PRIV_O4, WANE_PRIV_O3, WANE_PRIV_O2,     \
-                 WANE_PRIV_O1, 0)                                            \
+#define WANE_PRIV_OFFSETS(T, ...)                                              \
+  WANE_PRIV_PICK(__VA_ARGS__, WANE_PRIV_O24, WANE_PRIV_O23, WANE_PRIV_O22,     \
+                 WANE_PRIV_O21, WANE_PRIV_O20, WANE_PRIV_O19, WANE_PRIV_O18,   \
+                 WANE_PRIV_O17, WANE_PRIV_O16, WANE_PRIV_O15, WANE_PRIV_O14,   \
+                 WANE_PRIV_O13, WANE_PRIV_O12, WANE_PRIV_O11, WANE_PRIV_O10,   \
+                 WANE_PRIV_O9, WANE_PRIV_O8, WANE_PRIV_O7, WANE_PRIV_O6,       \
+                 WANE_PRIV_O5, WANE_PRIV_O4, WANE_PRIV_O3, WANE_PRIV_O2,       \
+                 WANE_PRIV_O1, 0)                                              \
   (T, __VA_ARGS__)
 #define WANE_PRIV_PICK(a1, a2, a3, a4, a5, a6, a7, a8, a9, a10, a11, a12, a13, \
                        a14, a15, a16, a17, a18, a19, a20, a21, a22, a23, a24,  \
                        name, ...)                                              \
   name
 #define WANE_PRIV_O1(T, f) offsetof(T, f)
-#define WANE_PRIV_O2(T, f, ...) \
-  offsetof(T, f), WANE_PRIV_O1(T, __VA_ARGS__)
-#define WANE_PRIV_O3(T, f, ...) \
-  offsetof(T, f), WANE_PRIV_O2(T, __VA_ARGS__)
-#define WANE_PRIV_O4(T, f, ...) \
-  offsetof(T, f), WANE_PRIV_O3(T, __VA_ARGS__)
-#define WANE_PRIV_O5(T, f, ...) \
-  offsetof(T, f), WANE_PRIV_O4(T, __VA_ARGS__)
-#define WANE_PRIV_O6(T, f, ...) \
-  offsetof(T, f), WANE_PRIV_O5(T, __VA_ARGS__)
-#define WANE_PRIV_O7(T, f, ...) \
-  offsetof(T, f), WANE_PRIV_O6(T, __VA_ARGS__)
-#define WANE_PRIV_O8(T, f, ...) \
-  offsetof(T, f), WANE_PRIV_O7(T, __VA_ARGS__)
-#define WANE_PRIV_O9(T, f, ...) \
-  offsetof(T, f), WANE_PRIV_O8(T, __VA_ARGS__)
-#define WANE_PRIV_O10(T, f, ...) \
-  offsetof(T, f), WANE_PRIV_O9(T, __VA_ARGS__)
-#define WANE_PRIV_O11(T, f, ...) \
-  offsetof(T, f), WANE_PRIV_O10(T, __VA_ARGS__)
-#define WANE_PRIV_O12(T, f, ...) \
-  offsetof(T, f), WANE_PRIV_O11(T, __VA_ARGS__)
-#define WANE_PRIV_O13(T, f, ...) \
-  offsetof(T, f), WANE_PRIV_O12(T, __VA_ARGS__)
-#define WANE_PRIV_O14(T, f, ...) \
-  offsetof(T, f), WANE_PRIV_O13(T, __VA_ARGS__)
-#define WANE_PRIV_O15(T, f, ...) \
-  offsetof(T, f), WANE_PRIV_O14(T, __VA_ARGS__)
-#define WANE_PRIV_O16(T, f, ...) \
-  offsetof(T, f), WANE_PRIV_O15(T, __VA_ARGS__)
-#define WANE_PRIV_O17(T, f, ...) \
-  offsetof(T, f), WANE_PRIV_O16(T, __VA_ARGS__)
-#define WANE_PRIV_O18(T, f, ...) \
-  offsetof(T, f), WANE_PRIV_O17(T, __VA_ARGS__)
-#define WANE_PRIV_O19(T, f, ...) \
-  offsetof(T, f), WANE_PRIV_O18(T, __VA_ARGS__)
-#define WANE_PRIV_O20(T, f, ...) \
-  offsetof(T, f), WANE_PRIV_O19(T, __VA_ARGS__)
-#define WANE_PRIV_O21(T, f, ...) \
-  offsetof(T, f), WANE_PRIV_O20(T, __VA_ARGS__)
-#define WANE_PRIV_O22(T, f, ...) \
-  offsetof(T, f), WANE_PRIV_O21(T, __VA_ARGS__)
-#define WANE_PRIV_O23(T, f, ...) \
-  offsetof(T, f), WANE_PRIV_O22(T, __VA_ARGS__)
-#define WANE_PRIV_O24(T, f, ...) \
-  offsetof(T, f), WANE_PRIV_O23(T, __VA_ARGS__)
+#define WANE_PRIV_O2(T, f, ...) offsetof(T, f), WANE_PRIV_O1(T, __VA_ARGS__)
+#define WANE_PRIV_O3(T, f, ...) offsetof(T, f), WANE_PRIV_O2(T, __VA_ARGS__)
+#define WANE_PRIV_O4(T, f, ...) offsetof(T, f), WANE_PRIV_O3(T, __VA_ARGS__)
+#define WANE_PRIV_O5(T, f, ...) offsetof(T, f), WANE_PRIV_O4(T, __VA_ARGS__)
+#define WANE_PRIV_O6(T, f, ...) offsetof(T, f), WANE_PRIV_O5(T, __VA_ARGS__)
+#define WANE_PRIV_O7(T, f, ...) offsetof(T, f), WANE_PRIV_O6(T, __VA_ARGS__)
+#define WANE_PRIV_O8(T, f, ...) offsetof(T, f), WANE_PRIV_O7(T, __VA_ARGS__)
+#define WANE_PRIV_O9(T, f, ...) offsetof(T, f), WANE_PRIV_O8(T, __VA_ARGS__)
+#define WANE_PRIV_O10(T, f, ...) offsetof(T, f), WANE_PRIV_O9(T, __VA_ARGS__)
+#define WANE_PRIV_O11(T, f, ...) offsetof(T, f), WANE_PRIV_O10(T, __VA_ARGS__)
+#define WANE_PRIV_O12(T, f, ...) offsetof(T, f), WANE_PRIV_O11(T, __VA_ARGS__)
+#define WANE_PRIV_O13(T, f, ...) offsetof(T, f), WANE_PRIV_O12(T, __VA_ARGS__)
+#define WANE_PRIV_O14(T, f, ...) offsetof(T, f), WANE_PRIV_O13(T, __VA_ARGS__)
+#define WANE_PRIV_O15(T, f, ...) offsetof(T, f), WANE_PRIV_O14(T, __VA_ARGS__)
+#define WANE_PRIV_O16(T, f, ...) offsetof(T, f), WANE_PRIV_O15(T, __VA_ARGS__)
+#define WANE_PRIV_O17(T, f, ...) offsetof(T, f), WANE_PRIV_O16(T, __VA_ARGS__)
+#define WANE_PRIV_O18(T, f, ...) offsetof(T, f), WANE_PRIV_O17(T, __VA_ARGS__)
+#define WANE_PRIV_O19(T, f, ...) offsetof(T, f), WANE_PRIV_O18(T, __VA_ARGS__)
+#define WANE_PRIV_O20(T, f, ...) offsetof(T, f), WANE_PRIV_O19(T, __VA_ARGS__)
+#define WANE_PRIV_O21(T, f, ...) offsetof(T, f), WANE_PRIV_O20(T, __VA_ARGS__)
+#define WANE_PRIV_O22(T, f, ...) offsetof(T, f), WANE_PRIV_O21(T, __VA_ARGS__)
+#define WANE_PRIV_O23(T, f, ...) offsetof(T, f), WANE_PRIV_O22(T, __VA_ARGS__)
+#define WANE_PRIV_O24(T, f, ...) offsetof(T, f), WANE_PRIV_O23(T, __VA_ARGS__)
 
 #endif

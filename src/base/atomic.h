@@ -22,13 +22,13 @@
 #define wane__add(p, v) __atomic_fetch_add((p), (v), __ATOMIC_SEQ_CST)
 #define wane__sub(p, v) __atomic_fetch_sub((p), (v), __ATOMIC_SEQ_CST)
 #define wane__exchange(p, v) __atomic_exchange_n((p), (v), __ATOMIC_SEQ_CST)
-#define wane__exchange_acquire(p, v) \
+#define wane__exchange_acquire(p, v)                                           \
   __atomic_exchange_n((p), (v), __ATOMIC_ACQUIRE)
-#define wane__exchange_release(p, v) \
+#define wane__exchange_release(p, v)                                           \
   __atomic_exchange_n((p), (v), __ATOMIC_RELEASE)
 
-#define wane__cas_acquire(p, expected, v)                                  \
-  __atomic_compare_exchange_n((p), (expected), (v), 0, __ATOMIC_ACQUIRE,   \
+#define wane__cas_acquire(p, expected, v)                                      \
+  __atomic_compare_exchange_n((p), (expected), (v), 0, __ATOMIC_ACQUIRE,       \
                               __ATOMIC_RELAXED)
 
 /* Orders memory accesses against a signal handler of the same thread only. */

@@ -15,6 +15,8 @@
 #define WANE_UNLIKELY(x) __builtin_expect(!!(x), 0)
 #define WANE_NOINLINE __attribute__((noinline))
 #define WANE_INLINE static inline __attribute__((always_inline))
+/* A fast path: starts a cache line, so its speed is not left to chance. */
+#define WANE_HOT __attribute__((hot, aligned(64)))
 #define WANE_COLD __attribute__((cold, noinline))
 #define WANE_PRINTF(fmt, args) __attribute__((format(printf, fmt, args)))
 
@@ -28,12 +30,12 @@
 /* For code that reads the memory of other threads or of the program at large
    on purpose: conservative scanning. Sanitizers must not look there. */
 #if defined(__clang__)
-#define WANE_SCANS_MEMORY \
-  __attribute__((no_sanitize("address", "thread", "undefined")))
+#  define WANE_SCANS_MEMORY                                                    \
+    __attribute__((no_sanitize("address", "thread", "undefined")))
 #else
-#define WANE_SCANS_MEMORY                                       \
-  __attribute__((no_sanitize_address, no_sanitize_thread,       \
-                 no_sanitize_undefined))
+#  define WANE_SCANS_MEMORY                                                    \
+    __attribute__((no_sanitize_address, no_sanitize_thread,                    \
+                   no_sanitize_undefined))
 #endif
 
 #endif

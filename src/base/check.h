@@ -17,16 +17,16 @@
 
 /* The build sets WANE_CHECK to a number; here it becomes a macro. */
 #if !defined(WANE_CHECK_LEVEL)
-#if !defined(WANE_CHECK)
-#define WANE_CHECK_LEVEL 0
-#elif WANE_CHECK >= 2
-#define WANE_CHECK_LEVEL 2
-#elif WANE_CHECK >= 1
-#define WANE_CHECK_LEVEL 1
-#else
-#define WANE_CHECK_LEVEL 0
-#endif
-#undef WANE_CHECK
+#  if !defined(WANE_CHECK)
+#    define WANE_CHECK_LEVEL 0
+#  elif WANE_CHECK >= 2
+#    define WANE_CHECK_LEVEL 2
+#  elif WANE_CHECK >= 1
+#    define WANE_CHECK_LEVEL 1
+#  else
+#    define WANE_CHECK_LEVEL 0
+#  endif
+#  undef WANE_CHECK
 #endif
 
 _Noreturn void wane__fatal(const char *function, const char *format, ...)
@@ -36,23 +36,23 @@ _Noreturn void wane__internal(const char *format, ...) WANE_PRINTF(1, 2);
 /* One line on stderr that starts with "wane: ", for warnings and traces. */
 void wane__log(const char *format, ...) WANE_PRINTF(1, 2);
 
-#define WANE_ASSERT(cond, what)                                      \
-  do {                                                               \
-    if (WANE_UNLIKELY(!(cond))) {                                    \
-      wane__internal("%s (%s, %s:%d)", (what), #cond, __FILE_NAME__, \
-                     __LINE__);                                      \
-    }                                                                \
+#define WANE_ASSERT(cond, what)                                                \
+  do {                                                                         \
+    if (WANE_UNLIKELY(!(cond))) {                                              \
+      wane__internal("%s (%s, %s:%d)", (what), #cond, __FILE_NAME__,           \
+                     __LINE__);                                                \
+    }                                                                          \
   } while (0)
 
 #if WANE_CHECK_LEVEL >= 1
-#define WANE_CHECK(cond, what) WANE_ASSERT(cond, what)
+#  define WANE_CHECK(cond, what) WANE_ASSERT(cond, what)
 #else
-#define WANE_CHECK(cond, what) ((void)sizeof(cond))
+#  define WANE_CHECK(cond, what) ((void)sizeof(cond))
 #endif
 
 /* gcc 12 and clang 14 know it; the fallback keeps older ones compiling. */
 #ifndef __FILE_NAME__
-#define __FILE_NAME__ __FILE__
+#  define __FILE_NAME__ __FILE__
 #endif
 
 #endif

@@ -7,8 +7,8 @@
  * the cycle lock and the thread registry's lock are held across a stop, by
  * the collecting thread itself.
  *
- * Ranks: a lock is only taken while locks of lower rank are held. Check
- * builds keep the highest rank per thread and abort on a violation.
+ * INV-lock-1: a lock is only taken while locks of lower rank are held. Check
+ *   builds note the ranks that a thread holds and abort on a violation.
  */
 #ifndef WANE_BASE_LOCK_H
 #define WANE_BASE_LOCK_H
@@ -31,7 +31,7 @@ struct wane__lock {
   uint32_t rank;
 };
 
-#define WANE__LOCK_INIT(r) \
+#define WANE__LOCK_INIT(r)                                                     \
   { 0, (r) }
 
 void wane__lock_acquire(struct wane__lock *lock);

@@ -8,19 +8,26 @@
 #include "attr.h"
 #include "check.h"
 #include "lock.h"
+#include "options.h"
 #include "os.h"
 
-#define META_COMMIT_BYTES (256u << 10)
+/* Small programs stay small; in large ones the mark bytes are worth huge
+   pages, as marking goes over them at random. */
+#define META_SMALL_BYTES (2u << 20)
+#define META_COMMIT_SMALL (256u << 10)
+#define META_COMMIT_LARGE (2u << 20)
 
 /* lock: meta_lock. */
 static struct wane__lock meta_lock = WANE__LOCK_INIT(WANE__RANK_META);
 static uintptr_t meta_next;      /* start of what is not handed out */
 static uintptr_t meta_committed; /* end of what can be touched */
 static uintptr_t meta_end;       /* end of the range for records */
+static uintptr_t meta_large;     /* where huge pages begin */
 
 void wane__meta_init(void *start, size_t bytes) {
   meta_next = meta_committed = (uintptr_t)start;
   meta_end = meta_next + bytes;
+  meta_large = meta_next + META_SMALL_BYTES;
 }
 
 static size_t meta_round(size_t bytes, size_t to) {
@@ -31,12 +38,17 @@ static bool meta_commit_locked(uintptr_t end) {
   if (end <= meta_committed) {
     return true;
   }
+  bool large = end > meta_large;
   uintptr_t upto = meta_committed +
-                   meta_round(end - meta_committed, META_COMMIT_BYTES);
+                   meta_round(end - meta_committed,
+                              large ? META_COMMIT_LARGE : META_COMMIT_SMALL);
   upto = upto < meta_end ? upto : meta_end;
   if (end > upto ||
       !wane__os_commit((void *)meta_committed, upto - meta_committed)) {
     return false;
+  }
+  if (large && wane__options.huge_pages != 0) {
+    wane__os_huge_pages((void *)meta_committed, upto - meta_committed);
   }
   meta_committed = upto;
   return true;

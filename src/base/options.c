@@ -26,7 +26,7 @@ struct option_row {
 };
 
 static const struct option_row option_rows[] = {
-#define OPTION_ROW(name, def, lo, hi, doc) \
+#define OPTION_ROW(name, def, lo, hi, doc)                                     \
   {#name, &wane__options.name, (def), (lo), (hi), (doc)},
     WANE__OPTIONS(OPTION_ROW)
 #undef OPTION_ROW
@@ -108,11 +108,12 @@ void wane__options_init(void) {
   }
   int saved = errno;
   char copy[1024];
-  if (strlen(all) >= sizeof copy) {
+  size_t length = strlen(all);
+  if (length >= sizeof copy) {
     wane__log("WANE_OPTIONS: longer than %zu bytes, not read", sizeof copy);
     return;
   }
-  strcpy(copy, all);
+  memcpy(copy, all, length + 1);
   char *save = NULL;
   for (char *item = strtok_r(copy, ",", &save); item != NULL;
        item = strtok_r(NULL, ",", &save)) {

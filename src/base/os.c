@@ -61,9 +61,7 @@ void *wane__os_reserve(size_t bytes, size_t alignment) {
   return (void *)start;
 }
 
-void wane__os_unreserve(void *start, size_t bytes) {
-  munmap(start, bytes);
-}
+void wane__os_unreserve(void *start, size_t bytes) { munmap(start, bytes); }
 
 bool wane__os_commit(void *start, size_t bytes) {
   return !wane__os_fault(ENOMEM) &&
@@ -90,8 +88,8 @@ bool wane__os_futex_wait(const uint32_t *word, uint32_t expected,
     limit = &ts;
   }
   int saved = errno;
-  long r = syscall(SYS_futex, word, FUTEX_WAIT_PRIVATE, expected, limit, NULL,
-                   0);
+  long r =
+      syscall(SYS_futex, word, FUTEX_WAIT_PRIVATE, expected, limit, NULL, 0);
   bool timed_out = r != 0 && errno == ETIMEDOUT;
   errno = saved;
   return !timed_out;

@@ -4,12 +4,12 @@
 #include <string.h>
 
 #if __has_include(<valgrind/memcheck.h>)
-#include <valgrind/memcheck.h>
+#  include <valgrind/memcheck.h>
 #else
-#define VALGRIND_MAKE_MEM_DEFINED(start, bytes) ((void)0)
-#define VALGRIND_MAKE_MEM_NOACCESS(start, bytes) ((void)0)
-#define VALGRIND_DISABLE_ERROR_REPORTING ((void)0)
-#define VALGRIND_ENABLE_ERROR_REPORTING ((void)0)
+#  define VALGRIND_MAKE_MEM_DEFINED(start, bytes) ((void)0)
+#  define VALGRIND_MAKE_MEM_NOACCESS(start, bytes) ((void)0)
+#  define VALGRIND_DISABLE_ERROR_REPORTING ((void)0)
+#  define VALGRIND_ENABLE_ERROR_REPORTING ((void)0)
 #endif
 
 void __asan_poison_memory_region(void const volatile *addr, size_t size)

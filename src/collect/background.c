@@ -7,12 +7,12 @@
 #include "../base/atomic.h"
 #include "../base/options.h"
 #include "../base/os.h"
-#include "cycle.h"
-#include "pace.h"
-#include "sweep.h"
 #include "../heap/extent.h"
 #include "../heap/heap.h"
 #include "../mutator/thread.h"
+#include "cycle.h"
+#include "pace.h"
+#include "sweep.h"
 
 #define SWEEP_PORTION 64
 #define RELEASE_PORTION_BYTES (4u << 20)
@@ -25,12 +25,12 @@ static uint32_t background_wakes; /* a futex; seq_cst */
 static bool background_runs;      /* cycle lock */
 
 static struct {
-  uint64_t last_count;   /* what had been allocated at the last tick */
-  uint64_t rested_ns;    /* how long that has not changed */
-  bool cycle_done;       /* for this rest */
-  bool all_released;     /* for this rest */
-  uint32_t before_tick;  /* free since before this tick: may be released */
-} background; /* of the background thread */
+  uint64_t last_count;  /* what had been allocated at the last tick */
+  uint64_t rested_ns;   /* how long that has not changed */
+  bool cycle_done;      /* for this rest */
+  bool all_released;    /* for this rest */
+  uint32_t before_tick; /* free since before this tick: may be released */
+} background;           /* of the background thread */
 
 /* Sweeps until nothing is left, or a cycle waits. */
 static void background_sweep(void) {
@@ -126,8 +126,7 @@ static void background_tick(uint64_t passed_ns) {
 
 static void *background_thread(void *arg) {
   (void)arg;
-  uint64_t tick_ns =
-      (uint64_t)wane__options.idle_ms * 1000000 / TICKS_PER_IDLE;
+  uint64_t tick_ns = (uint64_t)wane__options.idle_ms * 1000000 / TICKS_PER_IDLE;
   uint64_t ticks = 1;
   uint64_t last = wane__os_now_ns();
   for (;;) {
@@ -137,7 +136,7 @@ static void *background_thread(void *arg) {
     if (now - last >= tick_ns) {
       background_tick(now - last);
       last = now;
-      ticks = !background.all_released    ? 1
+      ticks = !background.all_released     ? 1
               : ticks * 2 < IDLE_TICKS_MAX ? ticks * 2
                                            : IDLE_TICKS_MAX;
     }

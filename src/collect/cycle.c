@@ -3,16 +3,11 @@
 
 #include <errno.h>
 
+#include "../../include/wane/collect.h"
 #include "../base/atomic.h"
 #include "../base/check.h"
 #include "../base/options.h"
 #include "../base/os.h"
-#include "background.h"
-#include "pace.h"
-#include "pauses.h"
-#include "sweep.h"
-#include "trace.h"
-#include "verify.h"
 #include "../heap/class_list.h"
 #include "../heap/heap.h"
 #include "../heap/hooks.h"
@@ -22,7 +17,12 @@
 #include "../mutator/root.h"
 #include "../mutator/stop.h"
 #include "../mutator/thread.h"
-#include "../../include/wane/collect.h"
+#include "background.h"
+#include "pace.h"
+#include "pauses.h"
+#include "sweep.h"
+#include "trace.h"
+#include "verify.h"
 
 #define MARKERS_DEFAULT_MAX 8u
 /* Below so much for each marker, waking another costs more than it gains. */
@@ -69,7 +69,9 @@ static void cycle_flip(struct wane__cycle_trace *trace) {
   trace->before_bytes = used;
   meter->peak_bytes = used > meter->peak_bytes ? used : meter->peak_bytes;
   wane__store_relaxed(&meter->since_flip_bytes, 0);
-  wane__arena.colour = (uint8_t)(3 - wane__arena.colour); /* INV-cycle-1 */
+  WANE_CHECK(wane__stop_is_world_stopped(),
+             "INV-cycle-1: the colour changes with the world stopped");
+  wane__arena.colour = (uint8_t)(3 - wane__arena.colour);
   wane__arena.epoch++;
   wane__class_flip_stw();
   for (struct wane__thread *t = wane__threads; t != NULL; t = t->next) {
@@ -195,9 +197,8 @@ static bool cycle_limit_may_wait(void) {
 
 void wane__cycle_triggered(void) {
   if (!cycle_limit_may_wait()) {
-    wane__cycle_run(wane__pace_is_by_limit() ? WANE__CYCLE_LIMIT
-                                             : WANE__CYCLE_HEAP,
-                    false);
+    wane__cycle_run(
+        wane__pace_is_by_limit() ? WANE__CYCLE_LIMIT : WANE__CYCLE_HEAP, false);
   }
 }
 

@@ -20,8 +20,7 @@
  * by the thread that collects.
  *
  * INV-cycle-1: colour and epoch change only with the world stopped.
- * INV-cycle-2: between cycles every live object's mark byte has the current
- *   colour.
+ * Between cycles every live object's mark byte has the current colour.
  */
 #ifndef WANE_COLLECT_CYCLE_H
 #define WANE_COLLECT_CYCLE_H

@@ -6,13 +6,13 @@
 
 #include "../base/lock.h"
 #include "../base/meta.h"
-#include "background.h"
-#include "cycle.h"
 #include "../heap/class_list.h"
 #include "../heap/extent.h"
 #include "../mark/mark.h"
 #include "../mutator/root.h"
 #include "../mutator/thread.h"
+#include "background.h"
+#include "cycle.h"
 
 static void fork_prepare(void) {
   wane__lock_acquire(&wane__cycle_lock);

@@ -3,6 +3,7 @@
 
 #include <errno.h>
 
+#include "../../include/wane/collect.h"
 #include "../base/atomic.h"
 #include "../base/attr.h"
 #include "../base/options.h"
@@ -10,7 +11,6 @@
 #include "../heap/extent.h"
 #include "../heap/heap.h"
 #include "../heap/hooks.h"
-#include "../../include/wane/collect.h"
 
 #define PACE_MINIMUM (4ull << 20)
 #define PACE_ROOM_MIN (1ull << 20)
@@ -71,9 +71,7 @@ uint64_t wane__pace_limit(void) {
   return limit;
 }
 
-bool wane__pace_is_by_limit(void) {
-  return wane__load_relaxed(&pace_by_limit);
-}
+bool wane__pace_is_by_limit(void) { return wane__load_relaxed(&pace_by_limit); }
 
 void wane__pace_set_trigger(void) {
   pace_ask_cgroup();

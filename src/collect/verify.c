@@ -3,13 +3,13 @@
 
 #include <string.h>
 
+#include "../../include/wane/heap.h"
 #include "../base/attr.h"
 #include "../base/check.h"
 #include "../base/os.h"
 #include "../base/poison.h"
 #include "../heap/block.h"
 #include "../mutator/root.h"
-#include "../../include/wane/heap.h"
 
 static struct {
   uint8_t *bits;    /* one for each granule of the arena; reserved once */
@@ -54,8 +54,7 @@ static bool verify_set_bit(uintptr_t base) {
 static void verify_word(uintptr_t word, uintptr_t parent, uintptr_t at) {
   struct wane__found found;
   if (word - wane__arena.start >= wane__arena.committed ||
-      !wane__block_resolve(word, wane__arena.start, wane__block_map,
-                           &found) ||
+      !wane__block_resolve(word, wane__arena.start, wane__block_map, &found) ||
       *found.mark == 0 || word - found.base >= wane__found_bytes(&found) ||
       !verify_set_bit(found.base)) {
     return;
@@ -65,8 +64,8 @@ static void verify_word(uintptr_t word, uintptr_t parent, uintptr_t at) {
         "INV-mark-1: unmarked object %p (%zu bytes) is pointed to from %p "
         "in %s %p, page %p",
         (void *)found.base, wane__found_bytes(&found), (void *)at,
-        parent != 0 ? "object" : "roots at", (void *)(parent != 0 ? parent : at),
-        (void *)(at & ~4095ul));
+        parent != 0 ? "object" : "roots at",
+        (void *)(parent != 0 ? parent : at), (void *)(at & ~4095ul));
   }
   verify.stack[verify.depth++] = found.base;
 }

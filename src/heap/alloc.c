@@ -9,6 +9,7 @@
 #include <errno.h>
 #include <string.h>
 
+#include "../../include/wane/heap.h"
 #include "../base/check.h"
 #include "../base/options.h"
 #include "../base/poison.h"
@@ -17,7 +18,6 @@
 #include "extent.h"
 #include "heap.h"
 #include "hooks.h"
-#include "../../include/wane/heap.h"
 
 /* Counts reach the heap's total in portions, to spare its cache line. */
 #define PENDING_BYTES (WANE__BLOCK_BYTES)
@@ -44,8 +44,7 @@ static void heap_stress(struct wane__context *self) {
   }
 }
 
-WANE_NOINLINE void *wane__heap_alloc_small(enum wane__kind kind,
-                                           size_t bytes) {
+WANE_NOINLINE void *wane__heap_alloc_small(enum wane__kind kind, size_t bytes) {
   int saved = errno;
   struct wane__context *self = heap_self();
   if (self == NULL) {
@@ -108,10 +107,9 @@ static struct wane__block *large_take(struct wane__context *self,
                                       const struct wane_type *type) {
   size_t blocks = (bytes + WANE__BLOCK_BYTES - 1) >> WANE__BLOCK_LOG2;
   wane__guard_enter(self);
-  struct wane__block *block =
-      large_find(blocks, alignment <= WANE__BLOCK_BYTES
-                             ? 1
-                             : alignment >> WANE__BLOCK_LOG2);
+  struct wane__block *block = large_find(
+      blocks,
+      alignment <= WANE__BLOCK_BYTES ? 1 : alignment >> WANE__BLOCK_LOG2);
   if (block != NULL) {
     wane__block_assign_large(block, kind, bytes, type);
     wane__poison_allow((void *)wane__block_start(block), bytes);
@@ -150,14 +148,14 @@ void *wane__heap_alloc_large(enum wane__kind kind, size_t bytes,
   return (void *)wane__block_start(block);
 }
 
-WANE_PUBLIC void *wane_alloc(size_t size) {
+WANE_PUBLIC WANE_HOT void *wane_alloc(size_t size) {
   if (WANE_UNLIKELY(size > WANE__SMALL_BYTES_MAX)) {
     return wane__heap_alloc_large(WANE__KIND_SCAN, size, 16, NULL);
   }
   return wane__heap_alloc_fast(WANE__KIND_SCAN, size);
 }
 
-WANE_PUBLIC void *wane_alloc_leaf(size_t size) {
+WANE_PUBLIC WANE_HOT void *wane_alloc_leaf(size_t size) {
   if (WANE_UNLIKELY(size > WANE__SMALL_BYTES_MAX)) {
     return wane__heap_alloc_large(WANE__KIND_LEAF, size, 16, NULL);
   }
@@ -184,7 +182,7 @@ WANE_PUBLIC void *wane_alloc_aligned(size_t size, size_t alignment) {
      the powers of two among the classes end the search */
   unsigned class = wane__class_of(bytes);
   while (wane__classes[class].slot_bytes % alignment != 0) {
-    class++;
+    class ++;
   }
   return wane__heap_alloc_fast(WANE__KIND_SCAN,
                                wane__classes[class].slot_bytes);

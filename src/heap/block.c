@@ -26,8 +26,7 @@ struct wane__block_map *wane__block_map;
 struct wane__block *wane__blocks;
 
 static size_t arena_meta_bytes(size_t arena_bytes, size_t left) {
-  size_t fixed =
-      left == SIZE_MAX ? ARENA_META_FIXED : ARENA_META_FIXED_SMALL;
+  size_t fixed = left == SIZE_MAX ? ARENA_META_FIXED : ARENA_META_FIXED_SMALL;
   return arena_bytes / 256 * ARENA_META_256THS + fixed;
 }
 
@@ -77,8 +76,8 @@ bool wane__arena_init(void) {
 }
 
 /* Commits the records of blocks [from, to) in an array of records. */
-static bool arena_commit_records(void *array, size_t record_bytes,
-                                 size_t from, size_t to) {
+static bool arena_commit_records(void *array, size_t record_bytes, size_t from,
+                                 size_t to) {
   uintptr_t mask = 65536 - 1;
   uintptr_t start = (uintptr_t)array + from * record_bytes;
   uintptr_t end = (uintptr_t)array + to * record_bytes;
@@ -111,7 +110,8 @@ bool wane__arena_grow_locked(size_t blocks) {
       !wane__os_commit((void *)(arena->start + arena->committed), grow)) {
     return false;
   }
-  if (wane__options.huge_pages != 0) {
+  /* the first part stays on small pages: so do small programs */
+  if (wane__options.huge_pages != 0 && arena->committed >= ARENA_ALIGN) {
     wane__os_huge_pages((void *)(arena->start + arena->committed), grow);
   }
   for (size_t i = from; i < to; i++) {
@@ -134,7 +134,7 @@ static void block_map_set(struct wane__block *block, uint8_t *marks,
                           unsigned class, enum wane__kind kind) {
   size_t first = wane__block_idx(block);
   uint64_t head = wane__block_start(block) |
-                  (uint64_t)class << WANE__HEAD_CLASS_SHIFT |
+                  (uint64_t) class << WANE__HEAD_CLASS_SHIFT |
                   (uint64_t)kind << WANE__HEAD_KIND_SHIFT | WANE__HEAD_USED;
   if (class == WANE__CLASS_LARGE) {
     head |= WANE__HEAD_LARGE;
@@ -155,7 +155,7 @@ bool wane__block_assign_small(struct wane__block *block, enum wane__kind kind,
   }
   memset(marks, 0, bytes);
   block->kind = (uint8_t)kind;
-  block->class = (uint8_t)class;
+  block->class = (uint8_t) class;
   block->epoch = wane__arena.epoch;
   block->live = 0;
   block->next = NULL;
@@ -195,8 +195,8 @@ void wane__block_unassign(struct wane__block *block) {
 void wane__block_check(const struct wane__block *block) {
 #if WANE_CHECK_LEVEL >= 1
   const struct wane__block_map *map = &wane__block_map[wane__block_idx(block)];
-  WANE_CHECK(map->head != 0 && wane__head_start(map->head) ==
-                                   wane__block_start(block),
+  WANE_CHECK(map->head != 0 &&
+                 wane__head_start(map->head) == wane__block_start(block),
              "INV-block-3: a group's map entry leads to its start");
   if (block->state != WANE__BLOCK_SMALL) {
     return;

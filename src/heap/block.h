@@ -46,6 +46,7 @@
 #include <stdint.h>
 
 #include "../base/attr.h"
+#include "../base/check.h"
 #include "size_class.h"
 
 struct wane_type;
@@ -90,11 +91,11 @@ struct wane__block {
 
 /* What every word is compared with. Grouped in one cache line of its own. */
 struct wane__arena {
-  uintptr_t start;          /* const after init */
-  uintptr_t committed;      /* bytes in use from start. lock: pages; atomic */
-  uintptr_t reserved;       /* bytes. const after init */
-  uint8_t colour;           /* 1 or 2. STW only */
-  uint32_t epoch;           /* number of the cycle. STW only */
+  uintptr_t start;     /* const after init */
+  uintptr_t committed; /* bytes in use from start. lock: pages; atomic */
+  uintptr_t reserved;  /* bytes. const after init */
+  uint8_t colour;      /* 1 or 2. STW only */
+  uint32_t epoch;      /* number of the cycle. STW only */
 } WANE_ALIGNED(WANE_CACHE_LINE);
 
 extern struct wane__arena wane__arena;
@@ -184,7 +185,9 @@ WANE_INLINE bool wane__block_resolve(uintptr_t addr, uintptr_t arena_start,
 /* The same for an address that is known to lie in a group. */
 static inline struct wane__found wane__block_slot_of(uintptr_t addr) {
   struct wane__found found = {0};
-  (void)wane__block_resolve(addr, wane__arena.start, wane__block_map, &found);
+  bool is_in_group =
+      wane__block_resolve(addr, wane__arena.start, wane__block_map, &found);
+  WANE_ASSERT(is_in_group, "INV-block-3: an address in use is in a group");
   return found;
 }
 
@@ -197,8 +200,8 @@ static inline size_t wane__found_bytes(const struct wane__found *found) {
 }
 
 /* A typed slot's layout; NULL as long as its allocation is not complete. */
-static inline const struct wane_type *wane__found_type(
-    const struct wane__found *found) {
+static inline const struct wane_type *
+wane__found_type(const struct wane__found *found) {
   unsigned class = wane__head_class(found->head);
   if (class == WANE__CLASS_LARGE) {
     return wane__block_at(found->base)->large_type;

@@ -4,6 +4,7 @@
  */
 #include <string.h>
 
+#include "../base/check.h"
 #include "../base/options.h"
 #include "../base/poison.h"
 #include "cache.h"
@@ -24,8 +25,8 @@ static struct wane__cache empty_cache_with(uint32_t slot_bytes) {
 
 /* Slots of one byte in an empty run: every allocation takes the slow path. */
 struct wane__context wane__no_context = {
-    .caches = {[0 ... WANE__KIND_COUNT - 1] = {[0 ... WANE__CLASS_COUNT - 1] = {
-                                                   .slot_bytes = 1}}}};
+    .caches = {[0 ... WANE__KIND_COUNT -
+                1] = {[0 ... WANE__CLASS_COUNT - 1] = {.slot_bytes = 1}}}};
 
 WANE_TLS struct wane__context *wane__self = &wane__no_context;
 
@@ -72,7 +73,9 @@ static bool cache_next_run(struct wane__context *self,
   size_t length = run_length(marks, idx, limit);
   size_t bytes = length * cache->slot_bytes;
   uintptr_t start = wane__block_start(block) + idx * cache->slot_bytes;
-  memset(marks + idx, wane__arena.colour, length); /* INV-block-1 */
+  WANE_CHECK(length > 0 && idx + length <= slots,
+             "INV-block-1: a run is of free slots of its group");
+  memset(marks + idx, wane__arena.colour, length);
   wane__poison_allow((void *)start, bytes);
   if (!block->clean) {
     memset((void *)start, 0, bytes);

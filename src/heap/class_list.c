@@ -20,15 +20,13 @@ struct class_lists {
 } WANE_ALIGNED(WANE_CACHE_LINE);
 
 /* Large objects use the entry behind the classes, of any kind. */
-static struct class_lists class_lists[WANE__KIND_COUNT][WANE__CLASS_COUNT + 1];
+static struct class_lists class_lists[WANE__KIND_COUNT][WANE__CLASS_COUNT + 1] =
+    {[0 ... WANE__KIND_COUNT - 1] = {
+         [0 ... WANE__CLASS_COUNT] = {.lock =
+                                          WANE__LOCK_INIT(WANE__RANK_CLASS)}}};
 
 static struct class_lists *class_lists_of(const struct wane__block *block) {
   return &class_lists[block->kind][block->class];
-}
-
-static void class_lock(struct class_lists *lists) {
-  lists->lock.rank = WANE__RANK_CLASS;
-  wane__lock_acquire(&lists->lock);
 }
 
 static void queue_push(struct class_queue *queue, struct wane__block *block) {
@@ -67,7 +65,7 @@ static void queue_append(struct class_queue *to, struct class_queue *from) {
 struct wane__block *wane__class_take(enum wane__kind kind, unsigned class) {
   struct class_lists *lists = &class_lists[kind][class];
   for (;;) {
-    class_lock(lists);
+    wane__lock_acquire(&lists->lock);
     struct wane__block *block = queue_pop(&lists->room);
     bool swept = block != NULL;
     if (!swept) {
@@ -88,7 +86,7 @@ struct wane__block *wane__class_take(enum wane__kind kind, unsigned class) {
 void wane__class_give(struct wane__block *block, bool has_room) {
   struct class_lists *lists = class_lists_of(block);
   wane__block_check(block);
-  class_lock(lists);
+  wane__lock_acquire(&lists->lock);
   queue_push(has_room ? &lists->room : &lists->full, block);
   wane__lock_release(&lists->lock);
 }
@@ -101,7 +99,7 @@ struct wane__block *wane__class_take_unswept(void) {
     if (wane__load_relaxed(&lists->unswept.first) == NULL) {
       continue;
     }
-    class_lock(lists);
+    wane__lock_acquire(&lists->lock);
     struct wane__block *block = queue_pop(&lists->unswept);
     wane__lock_release(&lists->lock);
     if (block != NULL) {

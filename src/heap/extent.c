@@ -66,8 +66,7 @@ static size_t extent_count_dirty(const struct wane__block *block,
   return dirty;
 }
 
-static struct wane__block *extent_find_locked(size_t blocks,
-                                              size_t alignment) {
+static struct wane__block *extent_find_locked(size_t blocks, size_t alignment) {
   for (unsigned l = extent_list_of(blocks); l < EXTENT_LISTS; l++) {
     struct wane__block *best = NULL;
     for (struct wane__block *b = extent_lists[l]; b != NULL; b = b->next) {

@@ -11,11 +11,11 @@
 #include <errno.h>
 #include <string.h>
 
+#include "../../include/wane/heap.h"
 #include "../base/check.h"
 #include "../base/poison.h"
 #include "heap.h"
 #include "hooks.h"
-#include "../../include/wane/heap.h"
 
 static bool object_is_unused(const struct wane__found *found) {
   unsigned class = wane__head_class(found->head);

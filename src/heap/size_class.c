@@ -20,8 +20,8 @@ static void class_set(struct wane__class *class, uint32_t slot_bytes) {
   uint32_t group_bytes = class->blocks * WANE__BLOCK_BYTES;
   class->slots = (uint16_t)(group_bytes / slot_bytes);
   if (slot_bytes > 1024) { /* give the rest of the group to the slots */
-    slot_bytes = group_bytes / class->slots / WANE__GRANULE_BYTES *
-                 WANE__GRANULE_BYTES;
+    slot_bytes =
+        group_bytes / class->slots / WANE__GRANULE_BYTES * WANE__GRANULE_BYTES;
   }
   class->slot_bytes = slot_bytes;
   uint64_t granules = slot_bytes / WANE__GRANULE_BYTES;

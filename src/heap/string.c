@@ -4,8 +4,8 @@
 #include <stdio.h>
 #include <string.h>
 
-#include "../base/check.h"
 #include "../../include/wane/heap.h"
+#include "../base/check.h"
 
 static char *string_copy(const char *s, size_t length) {
   char *copy = wane_alloc_leaf(length + 1);

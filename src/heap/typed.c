@@ -6,10 +6,10 @@
  */
 #include <errno.h>
 
+#include "../../include/wane/heap.h"
 #include "../base/check.h"
 #include "heap.h"
 #include "hooks.h"
-#include "../../include/wane/heap.h"
 
 #define CHECKED_TYPES 8
 
@@ -72,8 +72,7 @@ void *wane__typed_alloc(const struct wane_type *type, size_t count) {
   return object;
 }
 
-WANE_PUBLIC void *wane_alloc_typed(const struct wane_type *type,
-                                   size_t count) {
+WANE_PUBLIC void *wane_alloc_typed(const struct wane_type *type, size_t count) {
   if (type == NULL) {
     wane__fatal("wane_alloc_typed", "type is NULL");
   }

@@ -2,6 +2,7 @@
    threads are read while they change, and are approximate. */
 #include <string.h>
 
+#include "../../include/wane/collect.h"
 #include "../base/atomic.h"
 #include "../base/check.h"
 #include "../collect/cycle.h"
@@ -10,7 +11,6 @@
 #include "../heap/heap.h"
 #include "../heap/hooks.h"
 #include "../mutator/thread.h"
-#include "../../include/wane/collect.h"
 
 /* What one thread has allocated: its whole runs, less what is left of those
    it is using. */
@@ -22,8 +22,8 @@ static void stats_add_thread(const struct wane__context *context,
   for (unsigned k = 0; k < WANE__KIND_COUNT; k++) {
     for (unsigned c = 0; c < WANE__CLASS_COUNT; c++) {
       const struct wane__cache *cache = &context->caches[k][c];
-      uintptr_t rest = wane__load_relaxed(&cache->end) -
-                       wane__load_relaxed(&cache->cur);
+      uintptr_t rest =
+          wane__load_relaxed(&cache->end) - wane__load_relaxed(&cache->cur);
       if (rest <= WANE__SMALL_BYTES_MAX) {
         s->allocated_bytes -= rest;
         s->allocated_objects -= rest / cache->slot_bytes;

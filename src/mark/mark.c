@@ -6,6 +6,7 @@
 #include <sched.h>
 #include <string.h>
 
+#include "../../include/wane/heap.h"
 #include "../base/atomic.h"
 #include "../base/check.h"
 #include "../base/lock.h"
@@ -14,19 +15,18 @@
 #include "../base/os.h"
 #include "../base/poison.h"
 #include "../heap/block.h"
-#include "range.h"
 #include "../mutator/thread.h"
-#include "../../include/wane/heap.h"
+#include "range.h"
 
 #define MARKERS_MAX 64u
-#define RING 16u
+#define RING 32u
 #define SHARE_WORDS 256u
 /* Objects between two looks at whether somebody is hungry. */
 #define SHARE_INTERVAL 64u
 #define STACK_RELEASE_BYTES (1u << 20)
 /* What tells a small object of words, in a map entry's head: only the first
    of these bits is set. */
-#define MARK_HEAD_PLAIN \
+#define MARK_HEAD_PLAIN                                                        \
   (WANE__HEAD_USED | 3u << WANE__HEAD_KIND_SHIFT | WANE__HEAD_LARGE)
 /* An empty stack has room for a piece of a range, so that overflow can only
    concern words of objects, which the search of the heap finds again. */
@@ -89,14 +89,23 @@ static bool marker_has_room(struct marker *m, size_t words) {
    From the last to the first, so that the first, which the program most
    likely allocated next to its parent, is taken off first. Written without a
    branch on what the word is: that would be guessed wrong too often. */
-WANE_INLINE WANE_SCANS_MEMORY uintptr_t *mark_push_words(
-    uintptr_t *top, const struct mark_view *view, uintptr_t start,
-    uintptr_t end) {
-  while (end > start) {
-    end -= sizeof(uintptr_t);
-    uintptr_t word = *(const uintptr_t *)end;
-    *top = word;
-    top += word - view->start < view->bytes;
+WANE_INLINE WANE_SCANS_MEMORY uintptr_t *
+mark_push_words(uintptr_t *top, const struct mark_view *view, uintptr_t start,
+                uintptr_t end) {
+  const uintptr_t *at = (const uintptr_t *)end;
+  if (((end - start) & 8) != 0) { /* never in an object, only in a range */
+    uintptr_t odd = *--at;
+    *top = odd;
+    top += odd - view->start < view->bytes;
+  }
+  while (at > (const uintptr_t *)start) {
+    at -= 2;
+    uintptr_t second = at[1];
+    uintptr_t first = at[0];
+    *top = second;
+    top += second - view->start < view->bytes;
+    *top = first;
+    top += first - view->start < view->bytes;
   }
   return top;
 }
@@ -134,18 +143,16 @@ static WANE_SCANS_MEMORY void marker_scan_typed(struct marker *m,
 
 /* A large object is left on the queue for all; false if that is full. */
 static bool marker_defer(const struct wane__found *found, size_t bytes) {
-  return wane__range_push(
-      (struct wane__mark_range){found->base, found->base + bytes,
-                                wane__head_kind(found->head) ==
-                                        WANE__KIND_TYPED
-                                    ? wane__found_type(found)
-                                    : NULL});
+  return wane__range_push((struct wane__mark_range){
+      found->base, found->base + bytes,
+      wane__head_kind(found->head) == WANE__KIND_TYPED ? wane__found_type(found)
+                                                       : NULL});
 }
 
 /* Scans an object that is not a small one of words. */
-static WANE_NOINLINE WANE_SCANS_MEMORY void marker_scan_special(
-    struct marker *m, const struct mark_view *view,
-    const struct wane__found *found, size_t bytes) {
+static WANE_NOINLINE WANE_SCANS_MEMORY void
+marker_scan_special(struct marker *m, const struct mark_view *view,
+                    const struct wane__found *found, size_t bytes) {
   enum wane__kind kind = wane__head_kind(found->head);
   if (kind == WANE__KIND_LEAF) {
     return;
@@ -206,9 +213,13 @@ static WANE_SCANS_MEMORY void marker_drain(struct marker *m) {
   static uint8_t nothing; /* mark byte of an empty ring entry: 0, skipped */
   const struct mark_view view = mark_view_now();
   const uint8_t old = (uint8_t)(3 - view.colour);
-  struct wane__found ring[RING];
+  /* the ring, as three arrays: single words are moved, not structs */
+  uintptr_t ring_base[RING];
+  uint8_t *ring_mark[RING];
+  uint64_t ring_head[RING];
   for (unsigned i = 0; i < RING; i++) {
-    ring[i].mark = &nothing;
+    ring_base[i] = ring_head[i] = 0;
+    ring_mark[i] = &nothing;
   }
   uintptr_t *top = m->top;
   uintptr_t *bottom = m->bottom;
@@ -217,23 +228,26 @@ static WANE_SCANS_MEMORY void marker_drain(struct marker *m) {
   unsigned empties = 0; /* entered since the last real one */
   /* one more empty than the ring is long: the last to leave may push */
   for (unsigned at = 0; empties <= RING; at = (at + 1) % RING) {
-    struct wane__found in = {.mark = &nothing};
+    struct wane__found in;
     if (WANE_LIKELY(top != bottom)) {
       uintptr_t word = *--top;
       empties = 0;
-      if (WANE_LIKELY(
-              wane__block_resolve(word, view.start, view.map, &in) &&
-              !mark_is_beyond(word, &in))) {
+      if (WANE_LIKELY(wane__block_resolve(word, view.start, view.map, &in) &&
+                      !mark_is_beyond(word, &in))) {
         __builtin_prefetch(in.mark, 1);
         __builtin_prefetch((const void *)in.base);
       } else {
-        in.mark = &nothing;
+        in = (struct wane__found){.mark = &nothing};
       }
     } else {
+      in = (struct wane__found){.mark = &nothing};
       empties++;
     }
-    const struct wane__found out = ring[at];
-    ring[at] = in;
+    const struct wane__found out = {ring_base[at], ring_mark[at],
+                                    ring_head[at]};
+    ring_base[at] = in.base;
+    ring_mark[at] = in.mark;
+    ring_head[at] = in.head;
     if (wane__load_relaxed(out.mark) != old) {
       continue;
     }
@@ -368,19 +382,18 @@ static void rescan_heap(struct marker *m) {
   size_t blocks = view.bytes >> WANE__BLOCK_LOG2;
   for (size_t i = 0; i < blocks; i++) {
     uint64_t head = view.map[i].head;
-    if (head == 0 || wane__head_start(head) !=
-                         wane__block_start(&wane__blocks[i]) ||
+    if (head == 0 ||
+        wane__head_start(head) != wane__block_start(&wane__blocks[i]) ||
         wane__head_kind(head) == WANE__KIND_LEAF) {
       continue;
     }
     unsigned class = wane__head_class(head);
-    size_t slots =
-        class == WANE__CLASS_LARGE ? 1 : wane__classes[class].slots;
+    size_t slots = class == WANE__CLASS_LARGE ? 1 : wane__classes[class].slots;
     for (size_t s = 0; s < slots; s++) {
-      struct wane__found object = {
-          .base = wane__head_start(head) + s * wane__classes[class].slot_bytes,
-          .mark = view.map[i].marks + s,
-          .head = head};
+      struct wane__found object = {.base = wane__head_start(head) +
+                                           s * wane__classes[class].slot_bytes,
+                                   .mark = view.map[i].marks + s,
+                                   .head = head};
       if (*object.mark == view.colour) {
         rescan_object(m, &view, &object);
       }
@@ -420,10 +433,10 @@ static struct marker *marker_new(void) {
     return NULL;
   }
   size_t words = (size_t)wane__options.mark_stack;
-  for (; words >= STACK_WORDS_MIN; words /= 2) { /* less speed, not less correct */
+  for (; words >= STACK_WORDS_MIN;
+       words /= 2) { /* less speed, not less correct */
     void *stack = wane__meta_reserve(words * sizeof(uintptr_t));
-    if (stack != NULL &&
-        wane__os_commit(stack, words * sizeof(uintptr_t))) {
+    if (stack != NULL && wane__os_commit(stack, words * sizeof(uintptr_t))) {
       m->stack = m->bottom = m->top = m->highest = stack;
       m->limit = m->stack + words;
       m->share_lock.rank = WANE__RANK_MARK;

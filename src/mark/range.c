@@ -2,11 +2,11 @@
    scanning, so it does not limit the markers. */
 #include "range.h"
 
+#include "../../include/wane/heap.h"
 #include "../base/atomic.h"
 #include "../base/lock.h"
 #include "../base/meta.h"
 #include "../base/os.h"
-#include "../../include/wane/heap.h"
 
 #define RANGE_CAPACITY 65536u
 
@@ -43,7 +43,9 @@ static uintptr_t range_piece_bytes(const struct wane__mark_range *range) {
     return WANE__RANGE_PIECE_BYTES;
   }
   uintptr_t size = range->type->size;
-  return size >= WANE__RANGE_PIECE_BYTES ? size : WANE__RANGE_PIECE_BYTES / size * size;
+  return size >= WANE__RANGE_PIECE_BYTES
+             ? size
+             : WANE__RANGE_PIECE_BYTES / size * size;
 }
 
 bool wane__range_take(struct wane__mark_range *out) {

@@ -4,9 +4,11 @@
  * known from their first instruction, and pthread_sigmask and sigprocmask,
  * so that a program which blocks all signals cannot block a collection.
  *
- * The real pthread_create is found where a sanitizer put its own, else behind
- * us in the search order, else, in a fully static program, under the C
- * library's internal name.
+ * The real pthread_create is the next one in the search order. In a program
+ * that has a sanitizer's runtime and Wane linked into it, that would miss the
+ * sanitizer's own, which is asked for by name; if the two are in different
+ * modules, its own stands before or behind ours already. A fully static
+ * program has no search order, but the C library's internal name.
  */
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -14,6 +16,7 @@
 #include <signal.h>
 #include <string.h>
 #include <sys/syscall.h>
+#include <threads.h>
 #include <unistd.h>
 
 #include "../base/atomic.h"
@@ -26,9 +29,23 @@
 typedef int interpose_create_fn(pthread_t *, const pthread_attr_t *,
                                 void *(*)(void *), void *);
 
-extern interpose_create_fn __interceptor_pthread_create
-    __attribute__((weak));
+extern interpose_create_fn __interceptor_pthread_create __attribute__((weak));
 extern interpose_create_fn __pthread_create __attribute__((weak));
+
+/* thrd_create calls the internal name: this makes a static link include it. */
+__attribute__((used)) static int (*const interpose_anchor)(
+    thrd_t *, thrd_start_t, void *) = thrd_create;
+
+/* True if fn is in the same module as this file. */
+static bool interpose_is_beside(interpose_create_fn *fn) {
+  void *address;
+  Dl_info theirs;
+  Dl_info ours;
+  memcpy(&address, &fn, sizeof address);
+  return dladdr(address, &theirs) != 0 &&
+         dladdr((const void *)&interpose_anchor, &ours) != 0 &&
+         theirs.dli_fbase == ours.dli_fbase;
+}
 
 static interpose_create_fn *interpose_find_create(void) {
   static interpose_create_fn *found; /* atomic: the same value every time */
@@ -36,7 +53,8 @@ static interpose_create_fn *interpose_find_create(void) {
   if (fn != NULL) {
     return fn;
   }
-  if (__interceptor_pthread_create != NULL) {
+  if (__interceptor_pthread_create != NULL &&
+      interpose_is_beside(__interceptor_pthread_create)) {
     fn = __interceptor_pthread_create;
   } else if (__pthread_create != NULL) {
     fn = __pthread_create;
@@ -45,8 +63,7 @@ static interpose_create_fn *interpose_find_create(void) {
     memcpy(&fn, &symbol, sizeof fn);
   }
   if (fn == NULL) {
-    wane__fatal("pthread_create",
-                "the C library's is not linked (-Wl,-u,__pthread_create)");
+    wane__fatal("pthread_create", "the C library's cannot be found");
   }
   wane__store_relaxed(&found, fn);
   return fn;

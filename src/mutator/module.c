@@ -22,8 +22,8 @@ static bool module_add_data(uintptr_t start, uintptr_t end) {
   if (start >= end) {
     return true;
   }
-  if (!wane__vector_reserve((void **)&wane__module_data,
-                            &module_data_capacity, wane__module_data_count,
+  if (!wane__vector_reserve((void **)&wane__module_data, &module_data_capacity,
+                            wane__module_data_count,
                             wane__module_data_count + 1,
                             sizeof *wane__module_data)) {
     return false;
@@ -38,8 +38,7 @@ static bool module_add_tls(size_t id, size_t bytes) {
     return true;
   }
   if (!wane__vector_reserve((void **)&wane__module_tls, &module_tls_capacity,
-                            wane__module_tls_count,
-                            wane__module_tls_count + 1,
+                            wane__module_tls_count, wane__module_tls_count + 1,
                             sizeof *wane__module_tls)) {
     return false;
   }
@@ -51,7 +50,7 @@ static bool module_add_tls(size_t id, size_t bytes) {
 /* The part of a writable segment that stays writable: what the linker made
    read-only after relocation holds no managed pointers. */
 static bool module_add_segment(const struct dl_phdr_info *info,
-                               const ElfW(Phdr) *segment) {
+                               const ElfW(Phdr) * segment) {
   uintptr_t start = info->dlpi_addr + segment->p_vaddr;
   uintptr_t end = start + segment->p_memsz;
   for (unsigned i = 0; i < info->dlpi_phnum; i++) {

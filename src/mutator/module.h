@@ -34,5 +34,4 @@ extern size_t wane__module_data_count;
 extern struct wane__module_tls *wane__module_tls;
 extern size_t wane__module_tls_count;
 
-
 #endif

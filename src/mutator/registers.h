@@ -17,7 +17,7 @@ struct wane__registers {
 #elif defined(__aarch64__)
   uintptr_t words[11 + 8];
 #else
-#error "wane knows the registers of x86-64 and aarch64"
+#  error "wane knows the registers of x86-64 and aarch64"
 #endif
 };
 
@@ -30,15 +30,14 @@ WANE_INLINE void wane__registers_save(struct wane__registers *out) {
       : "r"(out->words)
       : "memory");
 #else
-  __asm__ volatile(
-      "stp x19, x20, [%0]\n\tstp x21, x22, [%0, #16]\n\t"
-      "stp x23, x24, [%0, #32]\n\tstp x25, x26, [%0, #48]\n\t"
-      "stp x27, x28, [%0, #64]\n\tstr x29, [%0, #80]\n\t"
-      "stp d8, d9, [%0, #88]\n\tstp d10, d11, [%0, #104]\n\t"
-      "stp d12, d13, [%0, #120]\n\tstp d14, d15, [%0, #136]"
-      :
-      : "r"(out->words)
-      : "memory");
+  __asm__ volatile("stp x19, x20, [%0]\n\tstp x21, x22, [%0, #16]\n\t"
+                   "stp x23, x24, [%0, #32]\n\tstp x25, x26, [%0, #48]\n\t"
+                   "stp x27, x28, [%0, #64]\n\tstr x29, [%0, #80]\n\t"
+                   "stp d8, d9, [%0, #88]\n\tstp d10, d11, [%0, #104]\n\t"
+                   "stp d12, d13, [%0, #120]\n\tstp d14, d15, [%0, #136]"
+                   :
+                   : "r"(out->words)
+                   : "memory");
 #endif
 }
 

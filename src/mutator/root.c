@@ -3,6 +3,7 @@
 
 #include <sys/resource.h>
 
+#include "../../include/wane/heap.h"
 #include "../base/check.h"
 #include "../base/lock.h"
 #include "../base/os.h"
@@ -11,7 +12,6 @@
 #include "../heap/hooks.h"
 #include "module.h"
 #include "thread.h"
-#include "../../include/wane/heap.h"
 
 struct root_pin {
   uintptr_t base; /* of the object; 0: free, 1: was in use */
@@ -170,8 +170,8 @@ WANE_PUBLIC void wane_unpin(const void *ptr) {
 static uintptr_t root_main_stack_reach(void) {
   struct rlimit limit;
   uintptr_t reach = 128u << 20;
-  if (getrlimit(RLIMIT_STACK, &limit) == 0 &&
-      limit.rlim_cur != RLIM_INFINITY && limit.rlim_cur > reach) {
+  if (getrlimit(RLIMIT_STACK, &limit) == 0 && limit.rlim_cur != RLIM_INFINITY &&
+      limit.rlim_cur > reach) {
     reach = limit.rlim_cur;
   }
   return reach;
@@ -194,8 +194,8 @@ static void root_prepare_main(struct wane__thread *thread) {
   if (root_main_tls.end == 0 && wane__os_find_mapping(tp, &mapping)) {
 #if defined(__x86_64__)
     root_main_tls.end = tp;
-    root_main_tls.start = mapping.start > tp - 65536 ? mapping.start
-                                                     : tp - 65536;
+    root_main_tls.start =
+        mapping.start > tp - 65536 ? mapping.start : tp - 65536;
 #else
     root_main_tls.start = tp;
     root_main_tls.end = mapping.end < tp + 65536 ? mapping.end : tp + 65536;
@@ -214,9 +214,9 @@ void wane__roots_prepare(void) {
 void *__asan_addr_is_in_fake_stack(void *fake_stack, void *addr, void **beg,
                                    void **end) __attribute__((weak));
 
-static WANE_SCANS_MEMORY void root_visit_fake_frames(
-    const struct wane__thread *thread, uintptr_t start, uintptr_t end,
-    wane__root_visit *visit, void *ctx) {
+static WANE_SCANS_MEMORY void
+root_visit_fake_frames(const struct wane__thread *thread, uintptr_t start,
+                       uintptr_t end, wane__root_visit *visit, void *ctx) {
   void *fake = thread->fake_stack;
   if (fake == NULL || __asan_addr_is_in_fake_stack == NULL) {
     return;
@@ -230,9 +230,9 @@ static WANE_SCANS_MEMORY void root_visit_fake_frames(
   }
 }
 
-static void root_visit_stack(const struct wane__thread *thread,
-                             uintptr_t start, uintptr_t end,
-                             wane__root_visit *visit, void *ctx) {
+static void root_visit_stack(const struct wane__thread *thread, uintptr_t start,
+                             uintptr_t end, wane__root_visit *visit,
+                             void *ctx) {
   visit(ctx, start, end);
   root_visit_fake_frames(thread, start, end, visit, ctx);
 }
@@ -282,11 +282,11 @@ static WANE_SCANS_MEMORY void root_visit_tls(const struct wane__thread *thread,
                                              wane__root_visit *visit,
                                              void *ctx) {
 #if defined(__GLIBC__)
-#if defined(__x86_64__)
+#  if defined(__x86_64__)
   struct root_dtv *dtv = ((struct root_dtv **)thread->thread_pointer)[1];
-#else
+#  else
   struct root_dtv *dtv = ((struct root_dtv **)thread->thread_pointer)[0];
-#endif
+#  endif
   if (dtv == NULL || dtv[-1].value > 1u << 20) {
     return; /* stopped while the vector is being moved: the modules that it
                is moved for have not run in this thread yet */

@@ -109,6 +109,8 @@ static void stop_park(struct wane__thread *thread, uintptr_t sp) {
   if (stop == released || thread->parked_stop == stop) {
     return;
   }
+  WANE_CHECK(stop == released + 1,
+             "INV-stop-2: a thread parks only for a stop under way");
   thread->parked_stop = stop;
   stop_note_thread(thread, sp);
   stop_count_one();
@@ -155,20 +157,19 @@ WANE_NOINLINE void wane__guard_stop(struct wane__context *self) {
 
 #if defined(__x86_64__)
 /* What the handler returns to; debuggers know it by these very bytes. */
-__asm__(
-    ".text\n"
-    ".balign 16\n"
-    ".type wane__stop_restorer, @function\n"
-    "wane__stop_restorer:\n"
-    "  movq $15, %rax\n"
-    "  syscall\n"
-    ".size wane__stop_restorer, . - wane__stop_restorer\n");
+__asm__(".text\n"
+        ".balign 16\n"
+        ".type wane__stop_restorer, @function\n"
+        "wane__stop_restorer:\n"
+        "  movq $15, %rax\n"
+        "  syscall\n"
+        ".size wane__stop_restorer, . - wane__stop_restorer\n");
 void wane__stop_restorer(void) __attribute__((visibility("hidden")));
-#define STOP_RESTORER wane__stop_restorer
-#define STOP_RESTORER_FLAG 0x04000000ul
+#  define STOP_RESTORER wane__stop_restorer
+#  define STOP_RESTORER_FLAG 0x04000000ul
 #else
-#define STOP_RESTORER NULL
-#define STOP_RESTORER_FLAG 0ul
+#  define STOP_RESTORER NULL
+#  define STOP_RESTORER_FLAG 0ul
 #endif
 
 bool wane__stop_init(void) {
@@ -272,8 +273,7 @@ void wane__stop_world(void) {
       wane__thread_bury_locked(t);
       continue;
     }
-    WANE_CHECK(t->state != WANE__THREAD_ATTACHED ||
-                   &t->context == wane__self ||
+    WANE_CHECK(t->state != WANE__THREAD_ATTACHED || &t->context == wane__self ||
                    (t->context.guard == 0 && t->parked_stop == stop),
                "INV-stop-1: every stopped thread is parked and unguarded");
   }
@@ -281,6 +281,10 @@ void wane__stop_world(void) {
   if (wane__self->attached) {
     stop_note_self((struct wane__thread *)wane__self);
   }
+}
+
+bool wane__stop_is_world_stopped(void) {
+  return wane__load(&stop_state.wanted) != wane__load(&stop_state.released);
 }
 
 void wane__resume_world(void) {

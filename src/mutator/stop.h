@@ -44,6 +44,7 @@ void wane__stop_allow_signal(void);
 /* Stops all other attached threads and blocks all signals of the caller.
    The cycle lock and the registry's lock are held. */
 void wane__stop_world(void);
+bool wane__stop_is_world_stopped(void);
 void wane__resume_world(void);
 
 #endif

@@ -8,6 +8,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include "../../include/wane/heap.h"
 #include "../base/check.h"
 #include "../base/meta.h"
 #include "../base/os.h"
@@ -15,7 +16,6 @@
 #include "../heap/hooks.h"
 #include "registers.h"
 #include "stop.h"
-#include "../../include/wane/heap.h"
 
 struct wane__lock wane__threads_lock = WANE__LOCK_INIT(WANE__RANK_THREADS);
 struct wane__thread *wane__threads;
@@ -54,8 +54,8 @@ static struct wane__thread *thread_record_new(void) {
     return NULL;
   }
   wane__context_init(&thread->context);
-  size_t rest = offsetof(struct wane__thread, values) -
-                sizeof(struct wane__context);
+  size_t rest =
+      offsetof(struct wane__thread, values) - sizeof(struct wane__context);
   memset((char *)thread + sizeof(struct wane__context), 0, rest);
   return thread;
 }
@@ -264,6 +264,4 @@ WANE_PUBLIC void wane_thread_attach(void) {
   }
 }
 
-WANE_PUBLIC void wane_thread_detach(void) {
-  wane__thread_detach_self();
-}
+WANE_PUBLIC void wane_thread_detach(void) { wane__thread_detach_self(); }

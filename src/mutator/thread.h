@@ -47,8 +47,8 @@ struct wane__thread {
   enum wane__thread_state state;
   pid_t tid;
   pthread_t handle;
-  bool is_main;  /* its stack grows, its thread-locals lie elsewhere */
-  bool joinable; /* const after creation */
+  bool is_main;         /* its stack grows, its thread-locals lie elsewhere */
+  bool joinable;        /* const after creation */
   unsigned exit_rounds; /* owner thread */
   uintptr_t thread_pointer;
   uintptr_t stack_low; /* first address that can be read; main: 0 */
@@ -66,7 +66,7 @@ struct wane__thread {
   uintptr_t stack_pointer;
   uintptr_t alt_low; /* alternate signal stack, if it runs on one */
   uintptr_t alt_high;
-  void *fake_stack; /* AddressSanitizer's, if it has one */
+  void *fake_stack;   /* AddressSanitizer's, if it has one */
   size_t value_count; /* managed values of pthread_setspecific */
   uintptr_t values[PTHREAD_KEYS_MAX];
 };
