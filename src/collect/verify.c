@@ -55,7 +55,7 @@ static void verify_word(uintptr_t word, uintptr_t parent, uintptr_t at) {
   struct wane__found found;
   if (word - wane__arena.start >= wane__arena.committed ||
       !wane__block_resolve(word, wane__arena.start, wane__block_map, &found) ||
-      *found.mark == 0 || word - found.base >= wane__found_bytes(&found) ||
+      *found.mark == 0 || word - found.base >= wane__found_limit(&found) ||
       !verify_set_bit(found.base)) {
     return;
   }

@@ -199,6 +199,16 @@ static inline size_t wane__found_bytes(const struct wane__found *found) {
   return wane__classes[wane__head_class(found->head)].slot_bytes;
 }
 
+/* Where the part of it ends that its user has: a pointer beyond is not one
+   to this object. */
+static inline size_t wane__found_limit(const struct wane__found *found) {
+  size_t bytes = wane__found_bytes(found);
+  return wane__head_kind(found->head) == WANE__KIND_TYPED &&
+                 (found->head & WANE__HEAD_LARGE) == 0
+             ? bytes - sizeof(struct wane_type *)
+             : bytes;
+}
+
 /* A typed slot's layout; NULL as long as its allocation is not complete. */
 static inline const struct wane_type *
 wane__found_type(const struct wane__found *found) {

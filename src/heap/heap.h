@@ -36,8 +36,6 @@ void *wane__heap_alloc_large(enum wane__kind kind, size_t bytes,
 
 /* The live object that addr points into; false if there is none. */
 bool wane__object_find(const void *addr, struct wane__found *out);
-/* Bytes of it that its user may use. */
-size_t wane__object_bytes(const struct wane__found *found);
 
 /* The bytes that one typed object needs: elements, and the layout's address
    behind them in a small slot. SIZE_MAX on overflow. */

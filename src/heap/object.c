@@ -36,24 +36,7 @@ bool wane__object_find(const void *addr, struct wane__found *out) {
       object_is_unused(out)) {
     return false;
   }
-  size_t end = wane__found_bytes(out);
-  if (wane__head_kind(out->head) == WANE__KIND_TYPED &&
-      wane__head_class(out->head) != WANE__CLASS_LARGE) {
-    end -= sizeof(struct wane_type *);
-  }
-  return word - out->base < end;
-}
-
-size_t wane__object_bytes(const struct wane__found *found) {
-  size_t bytes = wane__found_bytes(found);
-  if (wane__head_kind(found->head) != WANE__KIND_TYPED) {
-    return bytes;
-  }
-  const struct wane_type *type = wane__found_type(found);
-  if (wane__head_class(found->head) != WANE__CLASS_LARGE) {
-    bytes -= sizeof type;
-  }
-  return type->size == 0 ? bytes : bytes / type->size * type->size;
+  return word - out->base < wane__found_limit(out);
 }
 
 WANE_PUBLIC void *wane_base(const void *ptr) {
@@ -63,7 +46,7 @@ WANE_PUBLIC void *wane_base(const void *ptr) {
 
 WANE_PUBLIC size_t wane_size(const void *ptr) {
   struct wane__found found;
-  return wane__object_find(ptr, &found) ? wane__object_bytes(&found) : 0;
+  return wane__object_find(ptr, &found) ? wane__found_limit(&found) : 0;
 }
 
 /* Grows or shrinks a large object within its blocks. */
@@ -93,7 +76,7 @@ static bool realloc_in_place(const struct wane__found *found, size_t bytes) {
   if (class == WANE__CLASS_LARGE) {
     return realloc_large_in_place(found, bytes);
   }
-  size_t usable = wane__object_bytes(found);
+  size_t usable = wane__found_limit(found);
   size_t slot = bytes;
   if (wane__head_kind(found->head) == WANE__KIND_TYPED) {
     slot += sizeof(struct wane_type *);
@@ -117,7 +100,7 @@ static void *realloc_move(const struct wane__found *found, size_t bytes) {
     copy = kind == WANE__KIND_LEAF ? wane_alloc_leaf(bytes) : wane_alloc(bytes);
   }
   if (copy != NULL) {
-    size_t usable = wane__object_bytes(found);
+    size_t usable = wane__found_limit(found);
     memcpy(copy, (void *)found->base, usable < bytes ? usable : bytes);
   }
   return copy;

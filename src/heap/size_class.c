@@ -4,8 +4,7 @@
 #include "../base/check.h"
 
 struct wane__class wane__classes[WANE__CLASS_COUNT + 1];
-uint8_t wane__class_by_16[1024 / 16 + 1];
-uint8_t wane__class_by_128[WANE__SMALL_BYTES_MAX / 128 + 1];
+uint8_t wane__class_by_granules[WANE__SMALL_BYTES_MAX / 16 + 1];
 
 static uint16_t class_blocks(uint32_t slot_bytes) {
   uint16_t blocks = 1;
@@ -28,16 +27,6 @@ static void class_set(struct wane__class *class, uint32_t slot_bytes) {
   class->reciprocal = ((1ull << 32) + granules - 1) / granules;
 }
 
-static void class_fill(uint8_t *table, size_t entries, size_t step) {
-  unsigned c = 0;
-  for (size_t i = 0; i < entries; i++) {
-    while (wane__classes[c].slot_bytes < i * step) {
-      c++;
-    }
-    table[i] = (uint8_t)c;
-  }
-}
-
 void wane__class_init(void) {
   unsigned count = 0;
   for (uint32_t bytes = 16; bytes <= 128; bytes += 16) {
@@ -49,6 +38,11 @@ void wane__class_init(void) {
     }
   }
   WANE_ASSERT(count == WANE__CLASS_COUNT, "size classes fill their table");
-  class_fill(wane__class_by_16, sizeof wane__class_by_16, 16);
-  class_fill(wane__class_by_128, sizeof wane__class_by_128, 128);
+  unsigned class = 0;
+  for (size_t i = 0; i < sizeof wane__class_by_granules; i++) {
+    while (wane__classes[class].slot_bytes < i * WANE__GRANULE_BYTES) {
+      class ++;
+    }
+    wane__class_by_granules[i] = (uint8_t) class;
+  }
 }

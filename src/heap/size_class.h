@@ -34,17 +34,16 @@ struct wane__class {
   uint16_t blocks; /* in a group: 1, 2, 4 or 8 */
 };
 
-/* All three const after wane__class_init. */
+/* Both const after wane__class_init. */
 extern struct wane__class wane__classes[WANE__CLASS_COUNT + 1];
-extern uint8_t wane__class_by_16[1024 / 16 + 1];
-extern uint8_t wane__class_by_128[WANE__SMALL_BYTES_MAX / 128 + 1];
+extern uint8_t wane__class_by_granules[WANE__SMALL_BYTES_MAX / 16 + 1];
 
 void wane__class_init(void);
 
 /* The class that serves bytes, at most WANE__SMALL_BYTES_MAX. */
 static inline unsigned wane__class_of(size_t bytes) {
-  return bytes <= 1024 ? wane__class_by_16[(bytes + 15) / 16]
-                       : wane__class_by_128[(bytes + 127) / 128];
+  return wane__class_by_granules[(bytes + WANE__GRANULE_BYTES - 1) >>
+                                 WANE__GRANULE_LOG2];
 }
 
 #endif

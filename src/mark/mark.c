@@ -34,6 +34,10 @@
 static_assert(STACK_WORDS_MIN >= WANE__RANGE_PIECE_BYTES / 8,
               "a root range must never overflow the mark stack");
 
+/* And what tells that the object ends before its slot does. */
+#define MARK_HEAD_BOUNDED                                                      \
+  ((unsigned)WANE__KIND_TYPED << WANE__HEAD_KIND_SHIFT | WANE__HEAD_LARGE)
+
 struct marker {
   uintptr_t *stack; /* of `limit - stack` words; const after preparation */
   uintptr_t *limit;
@@ -168,10 +172,10 @@ marker_scan_special(struct marker *m, const struct mark_view *view,
   }
 }
 
-/* True if the word points behind the end of a large object. */
+/* True if the word points behind the end of a large or typed object. */
 static bool mark_is_beyond(uintptr_t word, const struct wane__found *found) {
-  return WANE_UNLIKELY((found->head & WANE__HEAD_LARGE) != 0) &&
-         word - found->base >= wane__block_at(found->base)->large_bytes;
+  return WANE_UNLIKELY((found->head & MARK_HEAD_BOUNDED) != 0) &&
+         word - found->base >= wane__found_limit(found);
 }
 
 /* Gives the older half of the stack to whoever is hungry. */
