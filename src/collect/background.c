@@ -94,7 +94,7 @@ static bool background_wants_cycle(void) {
 
 static void background_rest(void) {
   if (background_wants_cycle()) {
-    wane__cycle_run(WANE__CYCLE_IDLE, true);
+    wane__cycle_run(WANE__CYCLE_IDLE, true, 0);
   }
   background.cycle_done = true;
   background_sweep();

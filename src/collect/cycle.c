@@ -106,6 +106,7 @@ static void cycle_stopped(void *arg) {
   trace->live_bytes = totals.bytes;
   trace->live_objects = totals.objects;
   trace->mark_cpu_ns = totals.cpu_ns;
+  trace->helpers_cpu_ns = totals.helpers_cpu_ns;
   trace->rescans = totals.rescans;
 }
 
@@ -127,6 +128,7 @@ static bool cycle_run_locked(enum wane__cycle_reason reason, bool sweep) {
   uint64_t cpu_start = wane__os_thread_cpu_ns();
   struct wane__cycle_trace trace = {.reason = reason};
   wane__background_start();
+  wane__pace_prepare();
   trace.markers = wane__mark_prepare(cycle_markers_wanted());
   wane__sweep_finish();
   trace.sweep_before_ns = wane__os_now_ns() - start;
@@ -144,9 +146,7 @@ static bool cycle_run_locked(enum wane__cycle_reason reason, bool sweep) {
   if (reason == WANE__CYCLE_FORCED) {
     wane__store_relaxed(&totals->forced, totals->forced + 1);
   }
-  /* this thread marked too; its own share is counted once */
-  uint64_t own_ns = wane__os_thread_cpu_ns() - cpu_start;
-  uint64_t cpu_ns = own_ns > trace.mark_cpu_ns ? own_ns : trace.mark_cpu_ns;
+  uint64_t cpu_ns = wane__os_thread_cpu_ns() - cpu_start + trace.helpers_cpu_ns;
   wane__store_relaxed(&totals->cpu_ns, totals->cpu_ns + cpu_ns);
   wane__store_relaxed(&totals->mark_threads, trace.markers);
   wane__store_relaxed(&totals->last_end_ns, end);
@@ -157,21 +157,22 @@ static bool cycle_run_locked(enum wane__cycle_reason reason, bool sweep) {
 }
 
 /* A triggered cycle may have been run by another thread meanwhile. */
-static bool cycle_is_due(enum wane__cycle_reason reason) {
+static bool cycle_is_due(enum wane__cycle_reason reason, size_t more_bytes) {
   const struct wane__heap_meter *meter = &wane__heap_meter;
   return (reason != WANE__CYCLE_HEAP && reason != WANE__CYCLE_LIMIT) ||
-         wane__load_relaxed(&meter->since_flip_bytes) >=
+         wane__load_relaxed(&meter->since_flip_bytes) + more_bytes >=
              wane__load_relaxed(&meter->trigger_bytes);
 }
 
 /* The cycle lock is waited for unguarded: a thread that waits for a cycle in
    another thread must be able to stop. */
-bool wane__cycle_run(enum wane__cycle_reason reason, bool sweep) {
+bool wane__cycle_run(enum wane__cycle_reason reason, bool sweep,
+                     size_t more_bytes) {
   int saved = errno;
   uint64_t begun = wane__load(&cycle_begun);
   wane__lock_acquire(&wane__cycle_lock);
   bool ok = true;
-  if (wane__load(&cycle_begun) == begun && cycle_is_due(reason)) {
+  if (wane__load(&cycle_begun) == begun && cycle_is_due(reason, more_bytes)) {
     wane__add(&cycle_begun, 1);
     ok = cycle_run_locked(reason, sweep);
   } else if (sweep) {
@@ -195,17 +196,18 @@ static bool cycle_limit_may_wait(void) {
              wane__load_relaxed(&totals->last_work_ns);
 }
 
-void wane__cycle_triggered(void) {
+void wane__cycle_triggered(size_t more_bytes) {
   if (!cycle_limit_may_wait()) {
-    wane__cycle_run(
-        wane__pace_is_by_limit() ? WANE__CYCLE_LIMIT : WANE__CYCLE_HEAP, false);
+    wane__cycle_run(wane__pace_is_by_limit() ? WANE__CYCLE_LIMIT
+                                             : WANE__CYCLE_HEAP,
+                    false, more_bytes);
   }
 }
 
-void wane__cycle_for_room(void) { wane__cycle_run(WANE__CYCLE_ROOM, true); }
+void wane__cycle_for_room(void) { wane__cycle_run(WANE__CYCLE_ROOM, true, 0); }
 
 void wane__cycle_for_stress(void) {
-  wane__cycle_run(WANE__CYCLE_STRESS, false);
+  wane__cycle_run(WANE__CYCLE_STRESS, false, 0);
 }
 
 void wane__cycle_fork_child(void) { wane__lock_reset(&wane__cycle_lock); }
@@ -213,7 +215,7 @@ void wane__cycle_fork_child(void) { wane__lock_reset(&wane__cycle_lock); }
 WANE_PUBLIC void wane_collect(void) {
   int saved = errno;
   if (wane__hooks.attach() != NULL) {
-    wane__cycle_run(WANE__CYCLE_FORCED, true);
+    wane__cycle_run(WANE__CYCLE_FORCED, true, 0);
   }
   errno = saved;
 }

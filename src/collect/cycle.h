@@ -26,6 +26,7 @@
 #define WANE_COLLECT_CYCLE_H
 
 #include <stdbool.h>
+#include <stddef.h>
 #include <stdint.h>
 
 #include "../base/lock.h"
@@ -52,12 +53,14 @@ extern struct wane__cycle_totals wane__cycle_totals;
 extern struct wane__lock wane__cycle_lock;
 
 /* Runs a cycle. One that began after the call, in another thread, will do as
-   well. sweep: complete the sweep before returning. False with ENOMEM if the
-   cycle could not be run. */
-bool wane__cycle_run(enum wane__cycle_reason reason, bool sweep);
+   well. sweep: complete the sweep before returning. A cycle for the trigger
+   is only run if it is still reached with more_bytes more. False with ENOMEM
+   if the cycle could not be run. */
+bool wane__cycle_run(enum wane__cycle_reason reason, bool sweep,
+                     size_t more_bytes);
 
 /* The heap hooks (see heap/hooks.h). */
-void wane__cycle_triggered(void);
+void wane__cycle_triggered(size_t more_bytes);
 void wane__cycle_for_room(void);
 void wane__cycle_for_stress(void);
 

@@ -49,15 +49,15 @@ static bool fork_pending;
 static void fork_child(void) {
   wane__meta_fork_child();
   wane__roots_fork_child();
-  wane__threads_fork_child();
-  wane__lock_reset(&wane__threads_lock);
-  wane__cycle_fork_child();
-  wane__mark_fork_child();
-  wane__background_fork_child();
   if (wane__self->attached) { /* else an earlier fork is still pending */
     fork_self = wane__self;
     wane__self = &wane__no_context; /* the next slow path will settle */
   }
+  wane__threads_fork_child(fork_self);
+  wane__lock_reset(&wane__threads_lock);
+  wane__cycle_fork_child();
+  wane__mark_fork_child();
+  wane__background_fork_child();
   fork_pending = wane__arena.start != 0;
 }
 

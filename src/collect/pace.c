@@ -73,8 +73,9 @@ uint64_t wane__pace_limit(void) {
 
 bool wane__pace_is_by_limit(void) { return wane__load_relaxed(&pace_by_limit); }
 
+void wane__pace_prepare(void) { pace_ask_cgroup(); }
+
 void wane__pace_set_trigger(void) {
-  pace_ask_cgroup();
   struct wane__extent_totals totals;
   wane__extent_read_totals(&totals);
   uint64_t live = wane__load_relaxed(&wane__heap_meter.live_bytes);

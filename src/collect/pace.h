@@ -35,6 +35,8 @@ struct wane__pace_output wane__pace(const struct wane__pace_input *in);
 /* The settings. Reads relaxed; set by the public calls. */
 int wane__pace_percent(void);
 uint64_t wane__pace_limit(void);
+/* Asks the cgroup for its limit, once, by reading files. Not in a stop. */
+void wane__pace_prepare(void);
 /* Sets the trigger from the last cycle's result and the settings. */
 void wane__pace_set_trigger(void);
 bool wane__pace_is_by_limit(void);

@@ -17,9 +17,10 @@ struct wane__cycle_trace {
   uint64_t roots_ns;
   uint64_t mark_ns;
   uint64_t finish_ns; /* from the end of marking to the last thread's waking */
-  uint64_t mark_cpu_ns;
-  uint64_t before_bytes; /* in use when the cycle began */
-  uint64_t live_bytes;   /* found live */
+  uint64_t mark_cpu_ns;    /* of all markers */
+  uint64_t helpers_cpu_ns; /* of those that are not the collecting thread */
+  uint64_t before_bytes;   /* in use when the cycle began */
+  uint64_t live_bytes;     /* found live */
   uint64_t live_objects;
 };
 

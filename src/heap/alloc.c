@@ -30,11 +30,11 @@ static struct wane__context *heap_self(void) {
   return WANE_LIKELY(self->attached) ? self : wane__hooks.attach();
 }
 
-static void heap_count(uint64_t bytes) {
-  uint64_t sum =
-      wane__add_relaxed(&wane__heap_meter.since_flip_bytes, bytes) + bytes;
+/* Runs a cycle first, if bytes more reach the trigger. */
+static void heap_make_way(size_t bytes) {
+  uint64_t sum = wane__load_relaxed(&wane__heap_meter.since_flip_bytes) + bytes;
   if (sum >= wane__load_relaxed(&wane__heap_meter.trigger_bytes)) {
-    wane__hooks.collect_triggered();
+    wane__hooks.collect_triggered(bytes);
   }
 }
 
@@ -57,7 +57,8 @@ WANE_NOINLINE void *wane__heap_alloc_small(enum wane__kind kind, size_t bytes) {
   if (self->pending_bytes >= PENDING_BYTES) {
     uint64_t pending = self->pending_bytes;
     self->pending_bytes = 0;
-    heap_count(pending);
+    wane__add_relaxed(&wane__heap_meter.since_flip_bytes, pending);
+    heap_make_way(0);
   }
   void *object = NULL;
   for (int attempt = 0; object == NULL && attempt < 2; attempt++) {
@@ -70,7 +71,8 @@ WANE_NOINLINE void *wane__heap_alloc_small(enum wane__kind kind, size_t bytes) {
       object = (void *)cache->cur;
       wane__store_relaxed(&cache->cur, cache->cur + cache->slot_bytes);
     }
-    wane__guard_leave(self);
+    wane__guard_leave(self); /* may stop here: the object is in a register */
+    __asm__ volatile("" : : "r"(object));
   }
   errno = object != NULL ? saved : ENOMEM;
   return object;
@@ -131,7 +133,7 @@ void *wane__heap_alloc_large(enum wane__kind kind, size_t bytes,
   if (wane__options.stress != 0) {
     heap_stress(self);
   }
-  heap_count(rounded);
+  heap_make_way(rounded);
   struct wane__block *block = large_take(self, kind, rounded, alignment, type);
   if (block == NULL) {
     wane__hooks.collect_for_room();
@@ -141,6 +143,7 @@ void *wane__heap_alloc_large(enum wane__kind kind, size_t bytes,
     errno = ENOMEM;
     return NULL;
   }
+  wane__add_relaxed(&wane__heap_meter.since_flip_bytes, rounded);
   wane__add_relaxed(&wane__heap_meter.large_bytes, rounded);
   wane__add_relaxed(&wane__heap_meter.large_objects, 1);
   large_zero(block, rounded);

@@ -67,7 +67,7 @@ enum wane__block_state {
 
 /* Written by the owner before the group's first slot is handed out. */
 struct wane__block_map {
-  uint64_t head;  /* group start | large << 10 | class << 3 | kind << 1 |
+  uint64_t head;  /* group start | class << 4 | large << 3 | kind << 1 |
                      1, or 0 */
   uint8_t *marks; /* of the group */
 };
@@ -137,8 +137,8 @@ void wane__block_check(const struct wane__block *block);
 
 #define WANE__HEAD_USED 1u
 #define WANE__HEAD_KIND_SHIFT 1
-#define WANE__HEAD_CLASS_SHIFT 3
-#define WANE__HEAD_LARGE (1u << 10)
+#define WANE__HEAD_LARGE (1u << 3)
+#define WANE__HEAD_CLASS_SHIFT 4 /* also the log2 of a class's record */
 
 /* An object as found from some address: its slot and mark byte. */
 struct wane__found {

@@ -51,6 +51,9 @@ WANE_INLINE void *wane__heap_alloc_fast(enum wane__kind kind, size_t bytes) {
   if (WANE_LIKELY(next <= cache->end)) {
     /* relaxed: the collector reads it while this thread is stopped */
     wane__store_relaxed(&cache->cur, next);
+    /* a stop from here on must find the object itself in a register, not
+       just the address of its end */
+    __asm__ volatile("" : : "r"(object));
     return (void *)object;
   }
   return wane__heap_alloc_small(kind, bytes);

@@ -16,9 +16,9 @@ struct wane__hooks {
   /* Starts the library if need be and makes the calling thread known. NULL
      with ENOMEM if there is no memory for its record. */
   struct wane__context *(*attach)(void);
-  /* The heap has reached its trigger: a cycle, unless another thread just
-     ran one. Not guarded. */
-  void (*collect_triggered)(void);
+  /* The heap has reached its trigger, or will with so many bytes more: a
+     cycle, unless another thread just ran one. Not guarded. */
+  void (*collect_triggered)(size_t more_bytes);
   /* A full cycle with its sweep, to make room. Not guarded. */
   void (*collect_for_room)(void);
   /* Every Nth allocation in stress mode. Not guarded. */

@@ -211,68 +211,104 @@ static WANE_NOINLINE void marker_visit_rare(struct marker *m,
   }
 }
 
-/* Empties the private stack. The loop of the collector: what it uses lives in
-   registers, and goes back to the marker only for the rare cases. */
+/* What the loop of the collector keeps in registers: a marker's stack and
+   counts, which go back to it only for the rare cases. */
+struct mark_loop {
+  uintptr_t *top;
+  uintptr_t *bottom;
+  uintptr_t *safe_limit; /* below it there is room for any small object */
+  uint64_t objects;
+  uint64_t bytes;
+  unsigned until_rare; /* objects before the next look at who is hungry */
+  uint8_t old;         /* the colour of what is not marked yet */
+};
+
+WANE_INLINE void mark_loop_load(struct mark_loop *loop,
+                                const struct marker *m) {
+  loop->top = m->top;
+  loop->bottom = m->bottom;
+  loop->safe_limit = m->limit - (WANE__SMALL_BYTES_MAX / 8 + 1);
+  loop->until_rare = SHARE_INTERVAL;
+}
+
+/* An entry of the ring. bytes is 0 for what is not a small object of words:
+   its group is then looked up again. */
+struct mark_entry {
+  uintptr_t base;
+  uint8_t *mark;
+  size_t bytes;
+};
+
+/* Looks at what leaves the ring: marks it and pushes its words. */
+WANE_INLINE WANE_SCANS_MEMORY void mark_loop_visit(struct mark_loop *loop,
+                                                   struct marker *m,
+                                                   const struct mark_view *view,
+                                                   struct mark_entry out) {
+  if (wane__load_relaxed(out.mark) != loop->old) {
+    return;
+  }
+  wane__store_relaxed(out.mark, view->colour);
+  loop->bytes += out.bytes;
+  loop->objects++;
+  if (WANE_LIKELY(out.bytes != 0 && loop->top < loop->safe_limit &&
+                  --loop->until_rare != 0)) {
+    loop->top =
+        mark_push_words(loop->top, view, out.base, out.base + out.bytes);
+    return;
+  }
+  struct wane__found found = wane__block_slot_of(out.base);
+  size_t bytes = wane__found_bytes(&found);
+  loop->bytes += bytes - out.bytes;
+  m->top = loop->top;
+  marker_visit_rare(m, view, &found, bytes);
+  mark_loop_load(loop, m);
+}
+
+/* Empties the private stack. A word enters the ring when it is taken off; the
+   ring is three arrays, so that single words are moved and not structs. */
 static WANE_SCANS_MEMORY void marker_drain(struct marker *m) {
   static uint8_t nothing; /* mark byte of an empty ring entry: 0, skipped */
   const struct mark_view view = mark_view_now();
-  const uint8_t old = (uint8_t)(3 - view.colour);
-  /* the ring, as three arrays: single words are moved, not structs */
-  uintptr_t ring_base[RING];
+  uintptr_t ring_base[RING] = {0};
   uint8_t *ring_mark[RING];
-  uint64_t ring_head[RING];
+  size_t ring_bytes[RING] = {0};
   for (unsigned i = 0; i < RING; i++) {
-    ring_base[i] = ring_head[i] = 0;
     ring_mark[i] = &nothing;
   }
-  uintptr_t *top = m->top;
-  uintptr_t *bottom = m->bottom;
-  uint64_t objects = 0;
-  uint64_t all_bytes = 0;
-  unsigned empties = 0; /* entered since the last real one */
-  /* one more empty than the ring is long: the last to leave may push */
-  for (unsigned at = 0; empties <= RING; at = (at + 1) % RING) {
-    struct wane__found in;
-    if (WANE_LIKELY(top != bottom)) {
-      uintptr_t word = *--top;
-      empties = 0;
-      if (WANE_LIKELY(wane__block_resolve(word, view.start, view.map, &in) &&
-                      !mark_is_beyond(word, &in))) {
-        __builtin_prefetch(in.mark, 1);
-        __builtin_prefetch((const void *)in.base);
-      } else {
-        in = (struct wane__found){.mark = &nothing};
+  struct mark_loop loop = {.old = (uint8_t)(3 - view.colour)};
+  mark_loop_load(&loop, m);
+  unsigned at = 0;
+  do {
+    while (loop.top != loop.bottom) {
+      uintptr_t word = *--loop.top;
+      struct wane__found in;
+      if (WANE_UNLIKELY(!wane__block_resolve(word, view.start, view.map, &in) ||
+                        mark_is_beyond(word, &in))) {
+        continue;
       }
-    } else {
-      in = (struct wane__found){.mark = &nothing};
-      empties++;
+      __builtin_prefetch(in.mark, 1);
+      __builtin_prefetch((const void *)in.base);
+      struct mark_entry out = {ring_base[at], ring_mark[at], ring_bytes[at]};
+      ring_base[at] = in.base;
+      ring_mark[at] = in.mark;
+      ring_bytes[at] =
+          WANE_LIKELY((in.head & MARK_HEAD_PLAIN) == WANE__HEAD_USED)
+              ? wane__classes[wane__head_class(in.head)].slot_bytes
+              : 0;
+      at = (at + 1) % RING;
+      mark_loop_visit(&loop, m, &view, out);
     }
-    const struct wane__found out = {ring_base[at], ring_mark[at],
-                                    ring_head[at]};
-    ring_base[at] = in.base;
-    ring_mark[at] = in.mark;
-    ring_head[at] = in.head;
-    if (wane__load_relaxed(out.mark) != old) {
-      continue;
+    for (unsigned i = 0; i < RING; i++) { /* what is still in the ring */
+      struct mark_entry out = {ring_base[at], ring_mark[at], ring_bytes[at]};
+      ring_mark[at] = &nothing;
+      at = (at + 1) % RING;
+      mark_loop_visit(&loop, m, &view, out);
     }
-    wane__store_relaxed(out.mark, view.colour);
-    size_t bytes = wane__found_bytes(&out);
-    all_bytes += bytes;
-    objects++;
-    if (WANE_LIKELY((out.head & MARK_HEAD_PLAIN) == WANE__HEAD_USED &&
-                    (size_t)(m->limit - top) > bytes / 8 &&
-                    objects % SHARE_INTERVAL != 0)) {
-      top = mark_push_words(top, &view, out.base, out.base + bytes);
-      continue;
-    }
-    m->top = top;
-    marker_visit_rare(m, &view, &out, bytes);
-    top = m->top;
-    bottom = m->bottom;
-  }
-  m->top = top;
-  m->objects += objects;
-  m->bytes += all_bytes;
+  } while (loop.top != loop.bottom);
+  m->top = loop.top;
+  m->bottom = loop.bottom;
+  m->objects += loop.objects;
+  m->bytes += loop.bytes;
 }
 
 /* Scans one piece of a range, if there is one. */
@@ -549,6 +585,7 @@ void wane__mark_run_stw(unsigned active, struct wane__mark_totals *totals) {
     totals->objects += m->objects;
     totals->bytes += m->bytes;
     totals->cpu_ns += m->cpu_ns;
+    totals->helpers_cpu_ns += i != 0 ? m->cpu_ns : 0;
     m->objects = m->bytes = m->cpu_ns = 0;
     marker_release(m);
   }

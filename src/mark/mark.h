@@ -41,8 +41,9 @@ struct wane_type;
 
 struct wane__mark_totals {
   uint64_t objects;
-  uint64_t bytes;  /* of marked slots */
-  uint64_t cpu_ns; /* of all markers */
+  uint64_t bytes;          /* of marked slots */
+  uint64_t cpu_ns;         /* of all markers */
+  uint64_t helpers_cpu_ns; /* of all but the calling thread */
   unsigned markers;
   unsigned rescans; /* of the heap, after overflow */
 };

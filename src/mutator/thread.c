@@ -246,11 +246,11 @@ uint64_t wane__thread_count(void) {
   return count;
 }
 
-void wane__threads_fork_child(void) {
+void wane__threads_fork_child(const struct wane__context *self) {
   struct wane__thread *next;
   for (struct wane__thread *t = wane__threads; t != NULL; t = next) {
     next = t->next;
-    if (&t->context == wane__self) {
+    if (&t->context == self) {
       t->tid = wane__os_tid();
     } else {
       wane__thread_remove_locked(t);

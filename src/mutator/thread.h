@@ -97,8 +97,8 @@ void wane__thread_retire_counts(struct wane__context *context);
 uint64_t wane__thread_count(void);
 
 /* In the child of fork, with the lock held since before: only the calling
-   thread is left. */
-void wane__threads_fork_child(void);
+   thread is left, whose context is self (NULL: it was not attached). */
+void wane__threads_fork_child(const struct wane__context *self);
 
 /* The C library's pthread_create, whatever stands in front of it. */
 int wane__real_pthread_create(pthread_t *thread, const pthread_attr_t *attr,
