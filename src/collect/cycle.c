@@ -84,7 +84,10 @@ static void cycle_stopped(void *arg) {
   struct wane__cycle_trace *trace = arg;
   struct wane__mark_totals totals;
   uint64_t begin = wane__os_now_ns();
-  wane__stop_world();
+  if (!wane__stop_world()) {
+    return;
+  }
+  trace->ran = true;
   uint64_t stopped = wane__os_now_ns();
   cycle_flip(trace);
   wane__roots_each_stw(wane__mark_add_range, NULL);
@@ -117,10 +120,10 @@ static WANE_NOINLINE bool cycle_stop_and_mark(struct wane__cycle_trace *trace) {
   wane__registers_save(&registers);
   wane__lock_acquire(&wane__threads_lock);
   wane__roots_prepare();
-  bool ran = wane__modules_hold(cycle_stopped, trace);
+  (void)wane__modules_hold(cycle_stopped, trace);
   wane__lock_release(&wane__threads_lock);
   __asm__ volatile("" : : "r"(&registers) : "memory");
-  return ran;
+  return trace->ran;
 }
 
 static bool cycle_run_locked(enum wane__cycle_reason reason, bool sweep) {

@@ -2,12 +2,14 @@
 #ifndef WANE_COLLECT_TRACE_H
 #define WANE_COLLECT_TRACE_H
 
+#include <stdbool.h>
 #include <stdint.h>
 
 #include "cycle.h"
 
 struct wane__cycle_trace {
   enum wane__cycle_reason reason;
+  bool ran; /* the world could be stopped */
   uint64_t number;
   uint64_t end_ns;
   unsigned markers;

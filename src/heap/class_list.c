@@ -155,6 +155,8 @@ void wane__class_rebuild(void) {
       i++;
       continue;
     }
+    /* a vanished thread's cache may have handed out what counts as clean */
+    block->clean = false;
     lists = class_lists_of(block);
     bool swept = block->epoch == wane__arena.epoch;
     bool small = block->state == WANE__BLOCK_SMALL;

@@ -20,6 +20,10 @@
 
 #define SIGNAL_DEFAULT_OFFSET 6
 #define STOP_SPINS 2000
+/* A full queue of pending signals is waited for, about 0.2 s. */
+#define STOP_TRIES_YIELDING 100
+#define STOP_TRIES_MAX 2000
+#define STOP_TRY_NS 100000
 #define STOP_WAIT_NS 200000000
 #define STOP_WAITS_BEFORE_WARNING 50
 
@@ -190,27 +194,52 @@ bool wane__stop_init(void) {
                  sizeof action.mask) == 0;
 }
 
-/* Sends the signal; false if the thread is gone. The queue of pending
-   signals may be full for a while (EAGAIN). */
-static bool stop_send(const struct wane__thread *thread) {
+/* 0; ESRCH, the thread is gone; EAGAIN, the queue of pending signals has been
+   full for too long. */
+static int stop_send(const struct wane__thread *thread) {
   for (unsigned tries = 0;; tries++) {
     int error = wane__os_signal_thread(thread->tid, stop_state.signal);
-    if (error == 0) {
-      return true;
+    if (error != EAGAIN || tries == STOP_TRIES_MAX) {
+      return error;
     }
-    if (error != EAGAIN) {
-      return false;
-    }
-    if (tries < 100) {
+    if (tries < STOP_TRIES_YIELDING) {
       sched_yield();
     } else {
-      wane__os_sleep_ns(100000);
-    }
-    if (tries == 20000) {
-      wane__log("cannot signal thread %d: the signal queue is full",
-                thread->tid);
+      wane__os_sleep_ns(STOP_TRY_NS);
     }
   }
+}
+
+static void stop_warn_queue_full(void) {
+  static bool warned; /* cycle lock */
+  if (!warned) {
+    wane__log("cannot stop threads, so not collect: the queue of pending "
+              "signals is full (ulimit -i)");
+    warned = true;
+  }
+}
+
+/* Signals all attached threads but the caller's; false if one could not be.
+   That and those after it are then not waited for, the others are: a thread
+   must not park for a stop that is over (INV-stop-2). */
+static bool stop_send_all(void) {
+  bool ok = true;
+  for (struct wane__thread *t = wane__threads; t != NULL; t = t->next) {
+    if (t->state != WANE__THREAD_ATTACHED || &t->context == wane__self) {
+      continue;
+    }
+    int error = ok ? stop_send(t) : EAGAIN;
+    if (error == 0) {
+      continue;
+    }
+    stop_count_one();
+    if (error == EAGAIN) {
+      ok = false;
+    } else {
+      t->state = WANE__THREAD_LOST;
+    }
+  }
+  return ok;
 }
 
 static void stop_warn_waiting(void) {
@@ -245,28 +274,9 @@ static WANE_NOINLINE void stop_note_self(struct wane__thread *self) {
   stop_note_thread(self, (uintptr_t)__builtin_frame_address(0));
 }
 
-void wane__stop_world(void) {
-  uint64_t all = ~0ull;
-  stop_set_mask(SIG_SETMASK, &all, &stop_saved_mask);
-  uint32_t count = 1;
-  for (struct wane__thread *t = wane__threads; t != NULL; t = t->next) {
-    count += t->state == WANE__THREAD_ATTACHED && &t->context != wane__self;
-  }
-  wane__store(&stop_state.unstopped, count);
-  uint32_t stop = wane__add(&stop_state.wanted, 1) + 1;
+/* Threads that the system does not know any more; checks the others. */
+static void stop_bury_lost(uint32_t stop) {
   struct wane__thread *next;
-  for (struct wane__thread *t = wane__threads; t != NULL; t = next) {
-    next = t->next;
-    if (t->state != WANE__THREAD_ATTACHED || &t->context == wane__self) {
-      continue;
-    }
-    if (!stop_send(t)) {
-      t->state = WANE__THREAD_LOST;
-      stop_count_one();
-    }
-  }
-  stop_count_one();
-  stop_wait_for_all();
   for (struct wane__thread *t = wane__threads; t != NULL; t = next) {
     next = t->next;
     if (t->state == WANE__THREAD_LOST) {
@@ -278,9 +288,30 @@ void wane__stop_world(void) {
                "INV-stop-1: every stopped thread is parked and unguarded");
   }
   (void)stop;
+}
+
+bool wane__stop_world(void) {
+  uint64_t all = ~0ull;
+  stop_set_mask(SIG_SETMASK, &all, &stop_saved_mask);
+  uint32_t count = 1;
+  for (struct wane__thread *t = wane__threads; t != NULL; t = t->next) {
+    count += t->state == WANE__THREAD_ATTACHED && &t->context != wane__self;
+  }
+  wane__store(&stop_state.unstopped, count);
+  uint32_t stop = wane__add(&stop_state.wanted, 1) + 1;
+  bool ok = stop_send_all();
+  stop_count_one();
+  stop_wait_for_all();
+  if (!ok) {
+    wane__resume_world();
+    stop_warn_queue_full();
+    return false;
+  }
+  stop_bury_lost(stop);
   if (wane__self->attached) {
     stop_note_self((struct wane__thread *)wane__self);
   }
+  return true;
 }
 
 bool wane__stop_is_world_stopped(void) {

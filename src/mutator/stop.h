@@ -42,8 +42,10 @@ int wane__stop_signal(void);
 void wane__stop_allow_signal(void);
 
 /* Stops all other attached threads and blocks all signals of the caller.
-   The cycle lock and the registry's lock are held. */
-void wane__stop_world(void);
+   The cycle lock and the registry's lock are held. False, with everything
+   running on, if the system would not deliver the signals (the user's queue
+   of pending signals stayed full): said once on stderr. */
+bool wane__stop_world(void);
 bool wane__stop_is_world_stopped(void);
 void wane__resume_world(void);
 
