@@ -25,6 +25,7 @@
 #include "verify.h"
 
 #define MARKERS_DEFAULT_MAX 8u
+#define RETRY_BYTES (16u << 20)
 /* Below so much for each marker, waking another costs more than it gains. */
 #define BYTES_PER_MARKER (2u << 20)
 
@@ -126,6 +127,18 @@ static WANE_NOINLINE bool cycle_stop_and_mark(struct wane__cycle_trace *trace) {
   return trace->ran;
 }
 
+/* A cycle that could not be run is tried again after some more allocation,
+   not at every turn. */
+static void cycle_put_off(void) {
+  struct wane__heap_meter *meter = &wane__heap_meter;
+  uint64_t trigger = wane__load_relaxed(&meter->trigger_bytes);
+  uint64_t since = wane__load_relaxed(&meter->since_flip_bytes);
+  if (trigger != UINT64_MAX) {
+    wane__store_relaxed(&meter->trigger_bytes,
+                        (since > trigger ? since : trigger) + RETRY_BYTES);
+  }
+}
+
 static bool cycle_run_locked(enum wane__cycle_reason reason, bool sweep) {
   uint64_t start = wane__os_now_ns();
   uint64_t cpu_start = wane__os_thread_cpu_ns();
@@ -136,6 +149,7 @@ static bool cycle_run_locked(enum wane__cycle_reason reason, bool sweep) {
   wane__sweep_finish();
   trace.sweep_before_ns = wane__os_now_ns() - start;
   if (trace.markers == 0 || !cycle_stop_and_mark(&trace)) {
+    cycle_put_off();
     errno = ENOMEM;
     return false;
   }
