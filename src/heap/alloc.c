@@ -125,7 +125,7 @@ void *wane__heap_alloc_large(enum wane__kind kind, size_t bytes,
                              size_t alignment, const struct wane_type *type) {
   int saved = errno;
   struct wane__context *self = heap_self();
-  size_t rounded = (bytes + 15) & ~(size_t)15;
+  size_t rounded = bytes == 0 ? 16 : (bytes + 15) & ~(size_t)15;
   if (self == NULL || rounded < bytes || rounded > wane__arena.reserved) {
     errno = ENOMEM;
     return NULL;

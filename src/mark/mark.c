@@ -21,6 +21,9 @@
 #define MARKERS_MAX 64u
 #define RING 32u
 #define SHARE_WORDS 256u
+#define WORDS_PER_LINE 8
+/* How far ahead an object that is longer than a cache line is fetched. */
+#define PREFETCH_LINES 8
 /* Objects between two looks at whether somebody is hungry. */
 #define SHARE_INTERVAL 64u
 #define STACK_RELEASE_BYTES (1u << 20)
@@ -31,7 +34,9 @@
 /* An empty stack has room for a piece of a range, so that overflow can only
    concern words of objects, which the search of the heap finds again. */
 #define STACK_WORDS_MIN 8192u
-static_assert(STACK_WORDS_MIN >= WANE__RANGE_PIECE_BYTES / 8,
+/* At most so much of the address space goes to each stack. */
+#define STACK_ARENA_SHARE 64
+static_assert(STACK_WORDS_MIN > WANE__RANGE_PIECE_BYTES / 8,
               "a root range must never overflow the mark stack");
 
 /* And what tells that the object ends before its slot does. */
@@ -39,8 +44,9 @@ static_assert(STACK_WORDS_MIN >= WANE__RANGE_PIECE_BYTES / 8,
   ((unsigned)WANE__KIND_TYPED << WANE__HEAD_KIND_SHIFT | WANE__HEAD_LARGE)
 
 struct marker {
-  uintptr_t *stack; /* of `limit - stack` words; const after preparation */
-  uintptr_t *limit;
+  uintptr_t *stack;  /* const after preparation */
+  uintptr_t *end;    /* of its address space; const after preparation */
+  uintptr_t *limit;  /* of what has memory; owner */
   uintptr_t *bottom; /* owner; words in use are [bottom, top) */
   uintptr_t *top;
   uintptr_t *highest; /* seen now and then */
@@ -77,6 +83,18 @@ static struct mark_view mark_view_now(void) {
                             wane__block_map, wane__arena.colour};
 }
 
+/* Gives the stack twice the memory; false at its end, or without memory. */
+static bool marker_grow(struct marker *m) {
+  size_t words = (size_t)(m->limit - m->stack);
+  size_t left = (size_t)(m->end - m->limit);
+  words = words < left ? words : left;
+  if (words == 0 || !wane__os_commit(m->limit, words * sizeof *m->limit)) {
+    return false;
+  }
+  m->limit += words;
+  return true;
+}
+
 /* Room for words more, and one beyond that a push may write to. */
 static bool marker_has_room(struct marker *m, size_t words) {
   if ((size_t)(m->limit - m->top) > words) {
@@ -86,32 +104,56 @@ static bool marker_has_room(struct marker *m, size_t words) {
   memmove(m->stack, m->bottom, count * sizeof *m->stack);
   m->bottom = m->stack;
   m->top = m->stack + count;
-  return (size_t)(m->limit - m->top) > words;
+  while ((size_t)(m->limit - m->top) <= words) {
+    if (!marker_grow(m)) {
+      return false;
+    }
+  }
+  return true;
+}
+
+/* One word on the stack, if it lies in the arena. Written without a branch on
+   what the word is: that would be guessed wrong too often. */
+WANE_INLINE uintptr_t *mark_push(uintptr_t *top, const struct mark_view *view,
+                                 uintptr_t word) {
+  *top = word;
+  return top + (word - view->start < view->bytes);
 }
 
 /* Pushes every word of [start, end) that lies in the arena; there is room.
    From the last to the first, so that the first, which the program most
-   likely allocated next to its parent, is taken off first. Written without a
-   branch on what the word is: that would be guessed wrong too often. */
+   likely allocated next to its parent, is taken off first. Larger objects
+   are fetched ahead line by line; the processor would take several misses to
+   see the pattern, which is most of such an object. */
 WANE_INLINE WANE_SCANS_MEMORY uintptr_t *
 mark_push_words(uintptr_t *top, const struct mark_view *view, uintptr_t start,
                 uintptr_t end) {
   const uintptr_t *at = (const uintptr_t *)end;
-  if (((end - start) & 8) != 0) { /* never in an object, only in a range */
-    uintptr_t odd = *--at;
-    *top = odd;
-    top += odd - view->start < view->bytes;
+  const uintptr_t *first = (const uintptr_t *)start;
+  while (at - first >= WORDS_PER_LINE) {
+    __builtin_prefetch(at - PREFETCH_LINES * WORDS_PER_LINE);
+    at -= WORDS_PER_LINE;
+    for (int i = WORDS_PER_LINE - 1; i >= 0; i--) {
+      top = mark_push(top, view, at[i]);
+    }
   }
-  while (at > (const uintptr_t *)start) {
-    at -= 2;
-    uintptr_t second = at[1];
-    uintptr_t first = at[0];
-    *top = second;
-    top += second - view->start < view->bytes;
-    *top = first;
-    top += first - view->start < view->bytes;
+  while (at > first) {
+    top = mark_push(top, view, *--at);
   }
   return top;
+}
+
+/* Fetches what of an object is scanned first: its end, and of a small one
+   there is nothing else. */
+WANE_INLINE void mark_prefetch_object(uintptr_t base, size_t bytes) {
+  uintptr_t end = base + bytes;
+  __builtin_prefetch((const void *)(end - 1));
+  if (bytes > WANE_CACHE_LINE) {
+    for (unsigned i = 1; i < PREFETCH_LINES; i++) {
+      end -= WANE_CACHE_LINE;
+      __builtin_prefetch((const void *)(end > base ? end : base));
+    }
+  }
 }
 
 static WANE_SCANS_MEMORY void marker_scan(struct marker *m,
@@ -287,14 +329,15 @@ static WANE_SCANS_MEMORY void marker_drain(struct marker *m) {
         continue;
       }
       __builtin_prefetch(in.mark, 1);
-      __builtin_prefetch((const void *)in.base);
       struct mark_entry out = {ring_base[at], ring_mark[at], ring_bytes[at]};
       ring_base[at] = in.base;
       ring_mark[at] = in.mark;
-      ring_bytes[at] =
-          WANE_LIKELY((in.head & MARK_HEAD_PLAIN) == WANE__HEAD_USED)
-              ? wane__classes[wane__head_class(in.head)].slot_bytes
-              : 0;
+      ring_bytes[at] = 0;
+      if (WANE_LIKELY((in.head & MARK_HEAD_PLAIN) == WANE__HEAD_USED)) {
+        size_t bytes = wane__classes[wane__head_class(in.head)].slot_bytes;
+        ring_bytes[at] = bytes;
+        mark_prefetch_object(in.base, bytes);
+      }
       at = (at + 1) % RING;
       mark_loop_visit(&loop, m, &view, out);
     }
@@ -473,17 +516,19 @@ static struct marker *marker_new(void) {
     return NULL;
   }
   size_t words = (size_t)wane__options.mark_stack;
-  for (; words >= STACK_WORDS_MIN;
-       words /= 2) { /* less speed, not less correct */
-    void *stack = wane__meta_reserve(words * sizeof(uintptr_t));
-    if (stack != NULL && wane__os_commit(stack, words * sizeof(uintptr_t))) {
-      m->stack = m->bottom = m->top = m->highest = stack;
-      m->limit = m->stack + words;
-      m->share_lock.rank = WANE__RANK_MARK;
-      return m;
-    }
+  size_t most = wane__arena.reserved / STACK_ARENA_SHARE / sizeof *m->stack;
+  words = words < most ? words : most;
+  words = words > STACK_WORDS_MIN ? words : STACK_WORDS_MIN;
+  uintptr_t *stack = wane__meta_reserve(words * sizeof *stack);
+  if (stack == NULL ||
+      !wane__os_commit(stack, STACK_WORDS_MIN * sizeof *stack)) {
+    return NULL;
   }
-  return NULL;
+  m->stack = m->bottom = m->top = m->highest = stack;
+  m->limit = stack + STACK_WORDS_MIN;
+  m->end = stack + words;
+  m->share_lock.rank = WANE__RANK_MARK;
+  return m;
 }
 
 static void mark_wait_for_threads(void) {
@@ -548,7 +593,7 @@ static void marker_release(struct marker *m) {
   size_t used = (size_t)(m->highest - m->stack) * sizeof *m->stack;
   if (used > STACK_RELEASE_BYTES) {
     uintptr_t from = ((uintptr_t)m->stack + 65535) & ~(uintptr_t)65535;
-    wane__os_release((void *)from, (uintptr_t)m->limit - from);
+    (void)wane__os_release((void *)from, (uintptr_t)m->limit - from);
   }
   m->highest = m->bottom = m->top = m->stack;
 }
