@@ -78,10 +78,30 @@ void wane__os_huge_pages(void *start, size_t bytes) {
   errno = saved;
 }
 
+void __tsan_init(void) __attribute__((weak));
+
+bool wane__os_has_tsan(void) { return __tsan_init != NULL; }
+
+/* A wait that ThreadSanitizer sees, and delivers signals in. */
+static bool os_poll(const uint32_t *word, uint32_t expected,
+                    int64_t timeout_ns) {
+  uint64_t step_ns = 50000;
+  for (int64_t waited = 0; wane__load(word) == expected; waited += 50000) {
+    if (timeout_ns >= 0 && waited >= timeout_ns) {
+      return false;
+    }
+    wane__os_sleep_ns(step_ns);
+  }
+  return true;
+}
+
 bool wane__os_futex_wait(const uint32_t *word, uint32_t expected,
                          int64_t timeout_ns) {
   struct timespec ts;
   struct timespec *limit = NULL;
+  if (wane__os_has_tsan()) {
+    return os_poll(word, expected, timeout_ns);
+  }
   if (timeout_ns >= 0) {
     ts.tv_sec = timeout_ns / 1000000000;
     ts.tv_nsec = timeout_ns % 1000000000;

@@ -31,6 +31,12 @@ bool wane__os_release(void *start, size_t bytes);
 /* Asks for huge pages behind a range; a hint, nothing fails. */
 void wane__os_huge_pages(void *start, size_t bytes);
 
+/* True in a program that runs under ThreadSanitizer. Its runtime has locks of
+   its own, which a thread stopped by a plain signal might hold: signals must
+   come through it, at moments of its choice, and waiting must be by calls
+   that it knows. */
+bool wane__os_has_tsan(void);
+
 /* Sleeps while *word is expected, at most timeout_ns (negative: no limit).
    May return early; callers check again. False when the time is over. */
 bool wane__os_futex_wait(const uint32_t *word, uint32_t expected,

@@ -142,7 +142,7 @@ static void block_map_set(struct wane__block *block, uint8_t *marks,
   for (size_t i = 0; i < block->blocks; i++) {
     wane__block_map[first + i].marks = marks;
     wane__store_release(&wane__block_map[first + i].head, head);
-    wane__blocks[first + i].state = WANE__BLOCK_INSIDE;
+    wane__store_relaxed(&wane__blocks[first + i].state, WANE__BLOCK_INSIDE);
   }
 }
 
@@ -184,7 +184,7 @@ void wane__block_unassign(struct wane__block *block) {
   for (size_t i = 0; i < block->blocks; i++) {
     wane__store_relaxed(&wane__block_map[first + i].head, 0);
     /* free only under the lock of the extents, when it can be merged */
-    wane__blocks[first + i].state = WANE__BLOCK_INSIDE;
+    wane__store_relaxed(&wane__blocks[first + i].state, WANE__BLOCK_INSIDE);
     wane__blocks[first + i].clean = false;
   }
   if (small) {

@@ -20,6 +20,12 @@ static size_t extent_free_blocks;
 static size_t extent_released_bytes;
 static uint32_t extent_now;
 
+/* Blocks of a neighbour in use change their state without the lock, but never
+   to FREE and never from it. */
+static bool extent_is_free(const struct wane__block *block) {
+  return wane__load_relaxed(&block->state) == WANE__BLOCK_FREE;
+}
+
 /* The list for extents of a length: 1..64 by length, then by log2. */
 static unsigned extent_list_of(size_t blocks) {
   if (blocks <= EXTENT_EXACT) {
@@ -98,7 +104,7 @@ static bool extent_grow_locked(size_t blocks) {
   size_t grown = (wane__arena.committed >> WANE__BLOCK_LOG2) - before;
   struct wane__block *block = &wane__blocks[before];
   extent_free_blocks += grown;
-  if (block[-1].state == WANE__BLOCK_FREE) {
+  if (extent_is_free(&block[-1])) {
     struct wane__block *left = block - block[-1].blocks;
     grown += left->blocks;
     extent_unlink_locked(left);
@@ -131,7 +137,8 @@ struct wane__block *wane__extent_take(size_t blocks, size_t alignment,
     extent_free_blocks -= blocks;
     extent_free_dirty_blocks -= extent_count_dirty(block, blocks);
     /* until it is assigned, no neighbour may merge with it */
-    block->state = block[blocks - 1].state = WANE__BLOCK_INSIDE;
+    wane__store_relaxed(&block->state, WANE__BLOCK_INSIDE);
+    wane__store_relaxed(&block[blocks - 1].state, WANE__BLOCK_INSIDE);
   } else {
     errno = ENOMEM;
   }
@@ -145,19 +152,19 @@ void wane__extent_give(struct wane__block *block, size_t blocks) {
   extent_free_blocks += blocks;
   extent_free_dirty_blocks += extent_count_dirty(block, blocks);
   for (size_t i = 0; i < blocks; i++) {
-    block[i].state = WANE__BLOCK_FREE;
+    wane__store_relaxed(&block[i].state, WANE__BLOCK_FREE);
     block[i].free_tick = extent_now;
   }
   size_t idx = wane__block_idx(block);
   WANE_CHECK(idx > 0, "INV-block-4: block 0 is never in use");
-  if (block[-1].state == WANE__BLOCK_FREE) {
+  if (extent_is_free(&block[-1])) {
     struct wane__block *left = block - block[-1].blocks;
     extent_unlink_locked(left);
     blocks += left->blocks;
     block = left;
   }
   idx = wane__block_idx(block);
-  if (idx + blocks < count && block[blocks].state == WANE__BLOCK_FREE) {
+  if (idx + blocks < count && extent_is_free(&block[blocks])) {
     struct wane__block *right = block + blocks;
     extent_unlink_locked(right);
     blocks += right->blocks;

@@ -19,6 +19,7 @@
 #include "range.h"
 
 #define MARKERS_MAX 64u
+#define MARK_RUN_STEP 128u
 #define RING 32u
 #define SHARE_WORDS 256u
 #define WORDS_PER_LINE 8
@@ -64,7 +65,9 @@ static struct marker *markers[MARKERS_MAX]; /* cycle lock; const in a run */
 static unsigned marker_threads;             /* cycle lock */
 
 static struct {
-  uint32_t run;     /* number of the run; a futex. seq_cst */
+  uint32_t run;     /* number of the run and markers in it, as one word, so
+                       that a marker which wakes late sees the two of one
+                       run; a futex. seq_cst */
   uint32_t active;  /* markers in this run. const in a run */
   uint32_t hungry;  /* markers without work. seq_cst */
   uint32_t working; /* marker threads not done; a futex. seq_cst */
@@ -500,7 +503,7 @@ static void *marker_thread(void *arg) {
       continue;
     }
     seen = run;
-    if (index < mark_state.active) {
+    if (index < run % MARK_RUN_STEP) {
       marker_work(m);
       if (wane__sub(&mark_state.working, 1) == 1) {
         wane__os_futex_wake(&mark_state.working, 1);
@@ -603,14 +606,15 @@ void wane__mark_run_stw(unsigned active, struct wane__mark_totals *totals) {
   mark_state.active = active;
   wane__store(&mark_state.hungry, 0);
   wane__store(&mark_state.working, active - 1);
-  wane__add(&mark_state.run, 1);
+  uint32_t number = wane__load(&mark_state.run) / MARK_RUN_STEP + 1;
+  wane__store(&mark_state.run, number * MARK_RUN_STEP + active);
   if (active > 1) {
     wane__os_futex_wake(&mark_state.run, INT32_MAX);
   }
   marker_work(first);
   mark_wait_for_threads();
   *totals = (struct wane__mark_totals){.markers = active};
-  mark_state.active = 1; /* a rescan is alone */
+  wane__store(&mark_state.hungry, 0); /* a rescan does not share */
   for (;;) {
     bool again = false;
     for (unsigned i = 0; i < active; i++) {

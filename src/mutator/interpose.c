@@ -1,8 +1,6 @@
 /*
- * Functions of the C library that Wane stands in front of, in programs linked
- * with it statically or dynamically: pthread_create, so that new threads are
- * known from their first instruction, and pthread_sigmask and sigprocmask,
- * so that a program which blocks all signals cannot block a collection.
+ * The pthread_create that programs linked with Wane call, statically or
+ * dynamically, so that new threads are known from their first instruction.
  *
  * The real pthread_create is the next one in the search order. In a program
  * that has a sanitizer's runtime and Wane linked into it, that would miss the
@@ -102,48 +100,6 @@ WANE_INTERPOSE int pthread_create(pthread_t *restrict thread,
     wane__thread_abandon(record);
   }
   return error;
-}
-
-/* The C library's own signals 32 and 33 stay open too, as in its version. */
-static int interpose_sigmask(int how, const sigset_t *set, sigset_t *old) {
-  uint64_t mask = 0;
-  if (set != NULL) {
-    memcpy(&mask, set, sizeof mask);
-    if (how != SIG_UNBLOCK) {
-      mask &= ~(3ull << 31);
-      if (wane__stop_signal() != 0) {
-        mask &= ~(1ull << (wane__stop_signal() - 1));
-      }
-    }
-  }
-  uint64_t old_mask = 0;
-  int saved = errno;
-  if (syscall(SYS_rt_sigprocmask, how, set != NULL ? &mask : NULL, &old_mask,
-              sizeof mask) != 0) {
-    int error = errno;
-    errno = saved;
-    return error;
-  }
-  if (old != NULL) {
-    memset(old, 0, sizeof *old);
-    memcpy(old, &old_mask, sizeof old_mask);
-  }
-  return 0;
-}
-
-WANE_INTERPOSE int pthread_sigmask(int how, const sigset_t *restrict set,
-                                   sigset_t *restrict old) {
-  return interpose_sigmask(how, set, old);
-}
-
-WANE_INTERPOSE int sigprocmask(int how, const sigset_t *restrict set,
-                               sigset_t *restrict old) {
-  int error = interpose_sigmask(how, set, old);
-  if (error != 0) {
-    errno = error;
-    return -1;
-  }
-  return 0;
 }
 
 bool wane__thread_create_internal(void *(*fn)(void *), void *arg) {

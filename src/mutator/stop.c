@@ -24,8 +24,8 @@
 #define STOP_TRIES_YIELDING 100
 #define STOP_TRIES_MAX 2000
 #define STOP_TRY_NS 100000
-#define STOP_WAIT_NS 200000000
-#define STOP_WAITS_BEFORE_WARNING 50
+#define STOP_WAIT_NS 20000000
+#define STOP_WAITS_BEFORE_WARNING 500
 
 static struct {
   uint32_t wanted;    /* number of the last stop begun. seq_cst */
@@ -74,7 +74,7 @@ static void stop_note_alt_stack(struct wane__thread *thread, uintptr_t sp) {
 
 /* Values of thread-specific data: the C library keeps those of later keys in
    memory from malloc, which is not scanned. */
-static void stop_note_values(struct wane__thread *thread) {
+void wane__stop_note_values(struct wane__thread *thread) {
   size_t count = 0;
   uintptr_t start = wane__arena.start;
   uintptr_t committed = wane__load_relaxed(&wane__arena.committed);
@@ -95,7 +95,7 @@ static void stop_note_thread(struct wane__thread *thread, uintptr_t sp) {
     thread->fake_stack = __asan_get_current_fake_stack();
   }
   stop_note_alt_stack(thread, sp);
-  stop_note_values(thread);
+  wane__stop_note_values(thread);
 }
 
 /* Counts the caller as stopped; the last one wakes the collector. */
@@ -115,7 +115,7 @@ static void stop_park(struct wane__thread *thread, uintptr_t sp) {
   }
   WANE_CHECK(stop == released + 1,
              "INV-stop-2: a thread parks only for a stop under way");
-  thread->parked_stop = stop;
+  wane__store_relaxed(&thread->parked_stop, stop);
   stop_note_thread(thread, sp);
   stop_count_one();
   while ((int32_t)(released - stop) < 0) {
@@ -176,14 +176,7 @@ void wane__stop_restorer(void) __attribute__((visibility("hidden")));
 #  define STOP_RESTORER_FLAG 0ul
 #endif
 
-bool wane__stop_init(void) {
-  int signal = (int)wane__options.signal;
-  if (signal != 0 && (signal < SIGRTMIN || signal > SIGRTMAX)) {
-    wane__log("WANE_OPTIONS: signal=%d is not from %d to %d", signal, SIGRTMIN,
-              SIGRTMAX);
-    signal = 0;
-  }
-  stop_state.signal = signal != 0 ? signal : SIGRTMIN + SIGNAL_DEFAULT_OFFSET;
+static bool stop_install_plain(void) {
   struct stop_action action = {
       .handler = stop_handler,
       .flags = SA_SIGINFO | SA_RESTART | STOP_RESTORER_FLAG,
@@ -192,6 +185,25 @@ bool wane__stop_init(void) {
   };
   return syscall(SYS_rt_sigaction, stop_state.signal, &action, NULL,
                  sizeof action.mask) == 0;
+}
+
+/* Through ThreadSanitizer, which calls the handler when it sees fit. */
+static bool stop_install_watched(void) {
+  struct sigaction action = {.sa_sigaction = stop_handler,
+                             .sa_flags = SA_SIGINFO | SA_RESTART};
+  sigfillset(&action.sa_mask);
+  return sigaction(stop_state.signal, &action, NULL) == 0;
+}
+
+bool wane__stop_init(void) {
+  int signal = (int)wane__options.signal;
+  if (signal != 0 && (signal < SIGRTMIN || signal > SIGRTMAX)) {
+    wane__log("WANE_OPTIONS: signal=%d is not from %d to %d", signal, SIGRTMIN,
+              SIGRTMAX);
+    signal = 0;
+  }
+  stop_state.signal = signal != 0 ? signal : SIGRTMIN + SIGNAL_DEFAULT_OFFSET;
+  return wane__os_has_tsan() ? stop_install_watched() : stop_install_plain();
 }
 
 /* 0; ESRCH, the thread is gone; EAGAIN, the queue of pending signals has been
@@ -242,10 +254,27 @@ static bool stop_send_all(void) {
   return ok;
 }
 
-static void stop_warn_waiting(void) {
+static bool stop_is_awaited(const struct wane__thread *thread) {
+  return thread->state == WANE__THREAD_ATTACHED &&
+         &thread->context != wane__self &&
+         wane__load_relaxed(&thread->parked_stop) != stop_state.wanted;
+}
+
+/* A thread that has not parked for long may have died with the signal
+   pending, or may have taken it by sigwait: then of two more, the second is
+   delivered when sigwait returns. Signals too many do nothing (INV-stop-2). */
+static void stop_ask_again(bool warn) {
   for (struct wane__thread *t = wane__threads; t != NULL; t = t->next) {
-    if (t->state == WANE__THREAD_ATTACHED &&
-        t->parked_stop != stop_state.wanted && &t->context != wane__self) {
+    if (!stop_is_awaited(t)) {
+      continue;
+    }
+    if (wane__os_signal_thread(t->tid, stop_state.signal) == ESRCH) {
+      t->state = WANE__THREAD_LOST;
+      stop_count_one();
+      continue;
+    }
+    (void)wane__os_signal_thread(t->tid, stop_state.signal);
+    if (warn) {
       wane__log("waiting for thread %d to stop: does it block signal %d?",
                 t->tid, stop_state.signal);
     }
@@ -262,9 +291,8 @@ static void stop_wait_for_all(void) {
     if (spins < STOP_SPINS) {
       wane__cpu_relax();
     } else if (!wane__os_futex_wait(&stop_state.unstopped, left,
-                                    STOP_WAIT_NS) &&
-               ++waits == STOP_WAITS_BEFORE_WARNING) {
-      stop_warn_waiting();
+                                    STOP_WAIT_NS)) {
+      stop_ask_again(++waits == STOP_WAITS_BEFORE_WARNING);
     }
   }
 }

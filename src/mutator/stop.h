@@ -17,16 +17,20 @@
  * - is being created: it waits for the registry's lock, which the collector
  *   holds; until then its argument is a root in its STARTING record;
  * - exits: likewise. One that is gone without a word (ESRCH) is removed;
- * - blocks signals: pthread_sigmask and sigprocmask keep ours open;
+ * - blocks signals: pthread_sigmask, sigprocmask and the calls that wait under
+ *   a mask of their own keep ours open (mutator/interpose). What is left, a
+ *   handler whose sa_mask blocks all signals, or a mask set by the system call
+ *   itself, makes the stop wait; after ten seconds a line says for whom;
  * - sits in a system call: it is interrupted and, with SA_RESTART, resumed;
  * - forks: fork waits for the cycle lock (collect/fork).
  *
  * INV-stop-2: a thread parks once for each stop, and only for one under way:
  *   a signal from elsewhere does nothing.
  *
- * The handler is installed by the system call itself, not through sigaction:
- * ThreadSanitizer would otherwise hold the signal back until the thread
- * happens to call something it watches.
+ * The handler is installed by the system call itself: a program that wraps
+ * or lists signal handlers does not get in between. Under ThreadSanitizer it
+ * goes through sigaction, and a thread stops when it next calls something
+ * that ThreadSanitizer watches: not in a loop that calls nothing.
  */
 #ifndef WANE_MUTATOR_STOP_H
 #define WANE_MUTATOR_STOP_H
@@ -40,6 +44,11 @@ bool wane__stop_init(void);
 int wane__stop_signal(void);
 /* Opens the stop signal in the calling thread's mask. */
 void wane__stop_allow_signal(void);
+
+/* Notes the managed values of the calling thread's thread-specific data in
+   its record. Legal in the handler. */
+struct wane__thread;
+void wane__stop_note_values(struct wane__thread *thread);
 
 /* Stops all other attached threads and blocks all signals of the caller.
    The cycle lock and the registry's lock are held. False, with everything

@@ -196,7 +196,7 @@ static WANE_SCANS_MEMORY void thread_keep_result(struct wane__thread *thread) {
   }
 }
 
-void wane__thread_detach_self(void) {
+void wane__thread_detach_self(bool keep_values) {
   struct wane__context *self = wane__self;
   if (!self->attached) {
     return;
@@ -211,8 +211,7 @@ void wane__thread_detach_self(void) {
   wane__thread_retire_counts(self);
   wane__self = &wane__no_context;
   thread->state = WANE__THREAD_EXITED;
-  thread->value_count = 0;
-  if (thread->result_count == 0) {
+  if (!keep_values || (thread->result_count == 0 && thread->value_count == 0)) {
     wane__thread_remove_locked(thread);
   }
   wane__lock_release(&wane__threads_lock);
@@ -222,14 +221,18 @@ void wane__thread_detach_self(void) {
    round, and allocate, so only the last round counts. */
 static void thread_exit(void *record) {
   struct wane__thread *thread = record;
-  if (++thread->exit_rounds < PTHREAD_DESTRUCTOR_ITERATIONS) {
+  /* ThreadSanitizer lets go of a thread in the last round, before us */
+  unsigned rounds = PTHREAD_DESTRUCTOR_ITERATIONS - wane__os_has_tsan();
+  if (++thread->exit_rounds < rounds) {
     pthread_setspecific(thread_key, thread);
     return;
   }
   if (thread->joinable && !thread->is_main) {
     thread_keep_result(thread);
   }
-  wane__thread_detach_self();
+  /* destructors that run after this one in the last round have arguments */
+  wane__stop_note_values(thread);
+  wane__thread_detach_self(true);
 }
 
 bool wane__threads_init(void) {
@@ -264,4 +267,4 @@ WANE_PUBLIC void wane_thread_attach(void) {
   }
 }
 
-WANE_PUBLIC void wane_thread_detach(void) { wane__thread_detach_self(); }
+WANE_PUBLIC void wane_thread_detach(void) { wane__thread_detach_self(false); }

@@ -7,9 +7,10 @@
  *
  * STARTING: the record exists, the thread does not run yet; its argument is a
  * root. ATTACHED: it is stopped for collections, its stack, registers and
- * thread-locals are roots. EXITED: it ended joinable with a managed return
- * value, which is a root until the handle is used again (a join cannot be
- * seen without standing in front of it).
+ * thread-locals are roots. EXITED: it ended with a managed return value, or
+ * with managed thread-specific data whose destructors are still to run; they
+ * are roots until the handle is used again (a join cannot be seen without
+ * standing in front of it).
  *
  * A thread leaves in the last round of destructors of thread-specific data,
  * so that other destructors may still allocate. One that allocates even
@@ -62,7 +63,7 @@ struct wane__thread {
   uintptr_t results[WANE__THREAD_RESULTS_MAX];
 
   /* Written by the thread as it parks, read by the collector afterwards. */
-  uint32_t parked_stop; /* number of the last stop it parked for */
+  uint32_t parked_stop; /* number of the last stop it parked for. relaxed */
   uintptr_t stack_pointer;
   uintptr_t alt_low; /* alternate signal stack, if it runs on one */
   uintptr_t alt_high;
@@ -79,7 +80,9 @@ bool wane__threads_init(void);
 
 /* The calling thread's context, made if need be; NULL with ENOMEM. */
 struct wane__context *wane__thread_attach_self(void);
-void wane__thread_detach_self(void);
+/* The calling thread is no longer stopped or scanned. keep_values: it exits,
+   and what it left in its record stays a root. */
+void wane__thread_detach_self(bool keep_values);
 
 /* For our pthread_create: a STARTING record, and what to do with it. */
 struct wane__thread *wane__thread_prepare(void *(*fn)(void *), void *arg,
