@@ -15,6 +15,7 @@
 #include <sys/mman.h>
 #include <sys/resource.h>
 #include <sys/syscall.h>
+#include <sys/uio.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -150,23 +151,39 @@ void wane__os_sleep_ns(uint64_t ns) {
   int saved = errno;
   struct timespec ts = {.tv_sec = (time_t)(ns / 1000000000u),
                         .tv_nsec = (long)(ns % 1000000000u)};
-  nanosleep(&ts, NULL);
+  if (wane__os_has_tsan()) {
+    nanosleep(&ts, NULL);
+  } else { /* no point of cancellation */
+    syscall(SYS_nanosleep, &ts, NULL);
+  }
   errno = saved;
 }
 
+/* Files by the system calls themselves: the C library's functions are points
+   where a thread can be cancelled, which must not happen in a cycle. */
+static int os_open(const char *path) {
+  return (int)syscall(SYS_openat, AT_FDCWD, path, O_RDONLY | O_CLOEXEC, 0);
+}
+
+static ssize_t os_read(int fd, void *buffer, size_t bytes) {
+  return syscall(SYS_read, fd, buffer, bytes);
+}
+
+static void os_close(int fd) { syscall(SYS_close, fd); }
+
 /* Reads a small file as a string; returns its length or -1. */
 static ssize_t os_read_file(const char *path, char *buffer, size_t bytes) {
-  int fd = open(path, O_RDONLY | O_CLOEXEC);
+  int fd = os_open(path);
   if (fd < 0) {
     return -1;
   }
   size_t used = 0;
   ssize_t n;
   while (used < bytes - 1 &&
-         (n = read(fd, buffer + used, bytes - 1 - used)) > 0) {
+         (n = os_read(fd, buffer + used, bytes - 1 - used)) > 0) {
     used += (size_t)n;
   }
-  close(fd);
+  os_close(fd);
   buffer[used] = '\0';
   return (ssize_t)used;
 }
@@ -279,10 +296,20 @@ size_t wane__os_address_space_left(void) {
   return used < limit.rlim_cur ? (size_t)limit.rlim_cur - used : 0;
 }
 
+size_t wane__os_copy_memory(void *to, uintptr_t from, size_t bytes) {
+  struct iovec local = {to, bytes};
+  struct iovec remote = {(void *)from, bytes};
+  int saved = errno;
+  long n =
+      syscall(SYS_process_vm_readv, getpid(), &local, 1ul, &remote, 1ul, 0ul);
+  errno = saved;
+  return n > 0 ? (size_t)n : 0;
+}
+
 /* Lines are read in pieces from a buffer on the stack: a maps file can be of
    any length, and malloc may be locked by a stopped thread. */
 bool wane__os_find_mapping(uintptr_t addr, struct wane__mapping *out) {
-  int fd = open("/proc/self/maps", O_RDONLY | O_CLOEXEC);
+  int fd = os_open("/proc/self/maps");
   if (fd < 0) {
     return false;
   }
@@ -291,7 +318,7 @@ bool wane__os_find_mapping(uintptr_t addr, struct wane__mapping *out) {
   bool found = false;
   ssize_t n;
   while (!found &&
-         (n = read(fd, buffer + used, sizeof buffer - 1 - used)) > 0) {
+         (n = os_read(fd, buffer + used, sizeof buffer - 1 - used)) > 0) {
     used += (size_t)n;
     buffer[used] = '\0';
     char *line = buffer;
@@ -311,6 +338,6 @@ bool wane__os_find_mapping(uintptr_t addr, struct wane__mapping *out) {
     }
     memmove(buffer, line, used);
   }
-  close(fd);
+  os_close(fd);
   return found;
 }

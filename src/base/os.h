@@ -58,6 +58,9 @@ size_t wane__os_cgroup_memory_limit(void);
 /* Bytes of address space the process may still take, SIZE_MAX: no limit. */
 size_t wane__os_address_space_left(void);
 
+/* Copies the process's own memory that may not be mapped; bytes copied. */
+size_t wane__os_copy_memory(void *to, uintptr_t from, size_t bytes);
+
 /* The mapping of the process that holds addr, from /proc/self/maps. */
 struct wane__mapping {
   uintptr_t start;

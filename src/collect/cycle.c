@@ -80,12 +80,24 @@ static void cycle_flip(struct wane__cycle_trace *trace) {
   }
 }
 
+/* Phase 2: stops until all roots can be found. */
+static bool cycle_stop_world(void) {
+  while (wane__stop_world()) {
+    if (wane__roots_are_settled_stw()) {
+      return true;
+    }
+    wane__resume_world();
+    wane__os_sleep_ns(10000);
+  }
+  return false;
+}
+
 /* Phases 2 to 5, with no module coming or going. */
 static void cycle_stopped(void *arg) {
   struct wane__cycle_trace *trace = arg;
   struct wane__mark_totals totals;
   uint64_t begin = wane__os_now_ns();
-  if (!wane__stop_world()) {
+  if (!cycle_stop_world()) {
     return;
   }
   trace->ran = true;
@@ -167,7 +179,7 @@ static bool cycle_run_locked(enum wane__cycle_reason reason, bool sweep) {
   wane__store_relaxed(&totals->cpu_ns, totals->cpu_ns + cpu_ns);
   wane__store_relaxed(&totals->mark_threads, trace.markers);
   wane__store_relaxed(&totals->last_end_ns, end);
-  wane__store_relaxed(&totals->last_work_ns, end - start);
+  wane__store_relaxed(&totals->last_work_ns, cpu_ns);
   trace.end_ns = end;
   wane__trace_cycle(&trace);
   return true;
@@ -203,14 +215,14 @@ bool wane__cycle_run(enum wane__cycle_reason reason, bool sweep,
   return ok;
 }
 
-/* Cycles for the memory limit take at most half of the time: one begins at
-   the earliest when the program has run as long as the last one took. */
+/* Where the live heap leaves no room below the memory limit, cycles take at
+   most half of the time: one begins at the earliest when the program has run
+   as long as the last one worked. */
 static bool cycle_limit_may_wait(void) {
   const struct wane__cycle_totals *totals = &wane__cycle_totals;
   uint64_t last_end = wane__load_relaxed(&totals->last_end_ns);
-  return wane__pace_is_by_limit() &&
-         wane__os_now_ns() - last_end <
-             wane__load_relaxed(&totals->last_work_ns);
+  return wane__pace_is_tight() && wane__os_now_ns() - last_end <
+                                      wane__load_relaxed(&totals->last_work_ns);
 }
 
 void wane__cycle_triggered(size_t more_bytes) {

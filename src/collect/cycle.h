@@ -47,7 +47,7 @@ struct wane__cycle_totals {
   uint64_t cpu_ns;
   uint64_t mark_threads; /* of the last cycle */
   uint64_t last_end_ns;
-  uint64_t last_work_ns; /* how long the last one took in all */
+  uint64_t last_work_ns; /* CPU time of the last one */
 };
 extern struct wane__cycle_totals wane__cycle_totals;
 extern struct wane__lock wane__cycle_lock;

@@ -23,6 +23,7 @@ static uint64_t pace_limit = UINT64_MAX; /* relaxed */
 static uint32_t pace_limit_known;        /* the cgroup has been asked */
 static bool pace_from_cgroup;            /* the limit is not the user's */
 static bool pace_by_limit;               /* relaxed */
+static bool pace_tight;                  /* relaxed */
 
 struct wane__pace_output wane__pace(const struct wane__pace_input *in) {
   struct wane__pace_output out = {.growth_bytes = UINT64_MAX};
@@ -39,10 +40,12 @@ struct wane__pace_output wane__pace(const struct wane__pace_input *in) {
   uint64_t room = in->limit_bytes > taken ? in->limit_bytes - taken : 0;
   uint64_t least = in->live_bytes / 16;
   least = least > PACE_ROOM_MIN ? least : PACE_ROOM_MIN;
-  room = room > least ? room : least;
+  bool tight = room < least;
+  room = tight ? least : room;
   if (room < out.growth_bytes) {
     out.growth_bytes = room;
     out.by_limit = true;
+    out.tight = tight;
   }
   return out;
 }
@@ -73,6 +76,8 @@ uint64_t wane__pace_limit(void) {
 
 bool wane__pace_is_by_limit(void) { return wane__load_relaxed(&pace_by_limit); }
 
+bool wane__pace_is_tight(void) { return wane__load_relaxed(&pace_tight); }
+
 void wane__pace_prepare(void) { pace_ask_cgroup(); }
 
 void wane__pace_set_trigger(void) {
@@ -91,6 +96,7 @@ void wane__pace_set_trigger(void) {
   };
   struct wane__pace_output out = wane__pace(&in);
   wane__store_relaxed(&pace_by_limit, out.by_limit);
+  wane__store_relaxed(&pace_tight, out.tight);
   wane__store_relaxed(&wane__heap_meter.trigger_bytes, out.growth_bytes);
 }
 

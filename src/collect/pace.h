@@ -28,6 +28,7 @@ struct wane__pace_input {
 struct wane__pace_output {
   uint64_t growth_bytes; /* UINT64_MAX: never */
   bool by_limit;         /* the limit made it smaller */
+  bool tight;            /* the limit would have made it smaller still */
 };
 
 struct wane__pace_output wane__pace(const struct wane__pace_input *in);
@@ -40,6 +41,7 @@ void wane__pace_prepare(void);
 /* Sets the trigger from the last cycle's result and the settings. */
 void wane__pace_set_trigger(void);
 bool wane__pace_is_by_limit(void);
+bool wane__pace_is_tight(void);
 void wane__pace_init(void);
 
 #endif

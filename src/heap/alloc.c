@@ -103,22 +103,26 @@ static struct wane__block *large_find(size_t blocks, size_t alignment) {
   return block != NULL ? block : wane__extent_take(blocks, alignment, true);
 }
 
-static struct wane__block *large_take(struct wane__context *self,
-                                      enum wane__kind kind, size_t bytes,
-                                      size_t alignment,
-                                      const struct wane_type *type) {
+/* The object's address exists before the guard is left, where the thread may
+   stop, and its caller keeps it: nothing else points to the new object. */
+static void *large_take(struct wane__context *self, enum wane__kind kind,
+                        size_t bytes, size_t alignment,
+                        const struct wane_type *type) {
   size_t blocks = (bytes + WANE__BLOCK_BYTES - 1) >> WANE__BLOCK_LOG2;
+  void *object = NULL;
   wane__guard_enter(self);
   struct wane__block *block = large_find(
       blocks,
       alignment <= WANE__BLOCK_BYTES ? 1 : alignment >> WANE__BLOCK_LOG2);
   if (block != NULL) {
+    object = (void *)wane__block_start(block);
     wane__block_assign_large(block, kind, bytes, type);
-    wane__poison_allow((void *)wane__block_start(block), bytes);
+    wane__poison_allow(object, bytes);
     wane__class_add_large(block);
   }
   wane__guard_leave(self);
-  return block;
+  __asm__ volatile("" : : "r"(object) : "memory");
+  return object;
 }
 
 void *wane__heap_alloc_large(enum wane__kind kind, size_t bytes,
@@ -134,21 +138,22 @@ void *wane__heap_alloc_large(enum wane__kind kind, size_t bytes,
     heap_stress(self);
   }
   heap_make_way(rounded);
-  struct wane__block *block = large_take(self, kind, rounded, alignment, type);
-  if (block == NULL) {
+  void *object = large_take(self, kind, rounded, alignment, type);
+  if (object == NULL) {
     wane__hooks.collect_for_room();
-    block = large_take(self, kind, rounded, alignment, type);
+    object = large_take(self, kind, rounded, alignment, type);
   }
-  if (block == NULL) {
+  if (object == NULL) {
     errno = ENOMEM;
     return NULL;
   }
   wane__add_relaxed(&wane__heap_meter.since_flip_bytes, rounded);
   wane__add_relaxed(&wane__heap_meter.large_bytes, rounded);
   wane__add_relaxed(&wane__heap_meter.large_objects, 1);
-  large_zero(block, rounded);
+  large_zero(wane__block_at((uintptr_t)object), rounded);
   errno = saved;
-  return (void *)wane__block_start(block);
+  __asm__ volatile("" : : "r"(object) : "memory");
+  return object;
 }
 
 WANE_PUBLIC WANE_HOT void *wane_alloc(size_t size) {

@@ -34,7 +34,7 @@ void *wane__heap_alloc_small(enum wane__kind kind, size_t bytes);
 void *wane__heap_alloc_large(enum wane__kind kind, size_t bytes,
                              size_t alignment, const struct wane_type *type);
 
-/* The live object that addr points into; false if there is none. */
+/* The live object that addr points into; false if there is none. Guarded. */
 bool wane__object_find(const void *addr, struct wane__found *out);
 
 /* The bytes that one typed object needs: elements, and the layout's address

@@ -27,6 +27,7 @@ static bool object_is_unused(const struct wane__found *found) {
   return found->base >= cache->cur && found->base < cache->end;
 }
 
+/* Guarded, or with the world stopped. */
 bool wane__object_find(const void *addr, struct wane__found *out) {
   uintptr_t word = (uintptr_t)addr;
   /* pairs with the release in wane__arena_grow_locked */
@@ -39,14 +40,33 @@ bool wane__object_find(const void *addr, struct wane__found *out) {
   return word - out->base < wane__found_limit(out);
 }
 
+/* The same for a thread in no guard: a flip between reading the mark byte and
+   reading the colour would make a live object look dead. */
+static bool object_find_guarded(const void *addr, struct wane__found *out) {
+  struct wane__context *self = wane__hooks.attach();
+  if (self == NULL) {
+    return false; /* nothing has been allocated */
+  }
+  wane__guard_enter(self);
+  bool found = wane__object_find(addr, out);
+  wane__guard_leave(self);
+  return found;
+}
+
 WANE_PUBLIC void *wane_base(const void *ptr) {
   struct wane__found found;
-  return wane__object_find(ptr, &found) ? (void *)found.base : NULL;
+  int saved = errno;
+  bool is_object = object_find_guarded(ptr, &found);
+  errno = saved;
+  return is_object ? (void *)found.base : NULL;
 }
 
 WANE_PUBLIC size_t wane_size(const void *ptr) {
   struct wane__found found;
-  return wane__object_find(ptr, &found) ? wane__found_limit(&found) : 0;
+  int saved = errno;
+  bool is_object = object_find_guarded(ptr, &found);
+  errno = saved;
+  return is_object ? wane__found_limit(&found) : 0;
 }
 
 /* Grows or shrinks a large object within its blocks. */
@@ -111,7 +131,7 @@ WANE_PUBLIC void *wane_realloc(void *ptr, size_t size) {
     return wane_alloc(size);
   }
   struct wane__found found;
-  if (!wane__object_find(ptr, &found) || found.base != (uintptr_t)ptr) {
+  if (!object_find_guarded(ptr, &found) || found.base != (uintptr_t)ptr) {
     wane__fatal("wane_realloc", "%p is not the start of a live object", ptr);
   }
   size_t bytes = size;

@@ -10,6 +10,7 @@
 #include <pthread.h>
 #include <stdbool.h>
 
+#include "../base/atomic.h"
 #include "../base/check.h"
 #include "../base/options.h"
 #include "../collect/cycle.h"
@@ -25,7 +26,7 @@
 
 static pthread_mutex_t start_mutex = PTHREAD_MUTEX_INITIALIZER;
 static bool start_read_options; /* lock: start_mutex */
-static bool start_done;         /* lock: start_mutex */
+static bool start_done;         /* lock: start_mutex; acquire */
 
 static bool start_try_locked(void) {
   if (!start_read_options) {
@@ -35,23 +36,30 @@ static bool start_try_locked(void) {
     start_read_options = true;
   }
   if (!start_done) {
-    start_done = wane__arena_init() && wane__stop_init() &&
-                 wane__threads_init() && wane__fork_init();
+    bool ok = wane__arena_init() && wane__stop_init() && wane__threads_init() &&
+              wane__fork_init();
+    /* pairs with the acquire in start_attach */
+    wane__store_release(&start_done, ok);
   }
   return start_done;
 }
 
+/* Once it is done, starting takes no lock: fork does not know of this mutex,
+   and its child attaches anew. */
 static struct wane__context *start_attach(void) {
   if (wane__self->attached) {
     return wane__self;
   }
-  pthread_mutex_lock(&start_mutex);
-  bool ok = start_try_locked();
-  if (ok) {
-    wane__fork_settle();
+  if (!wane__load_acquire(&start_done)) {
+    pthread_mutex_lock(&start_mutex);
+    bool ok = start_try_locked();
+    pthread_mutex_unlock(&start_mutex);
+    if (!ok) {
+      return NULL;
+    }
   }
-  pthread_mutex_unlock(&start_mutex);
-  return ok ? wane__thread_attach_self() : NULL;
+  wane__fork_settle();
+  return wane__thread_attach_self();
 }
 
 const struct wane__hooks wane__hooks = {

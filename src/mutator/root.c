@@ -1,7 +1,7 @@
 /* Added roots and pins, and the walk over all roots; see root.h. */
 #include "root.h"
 
-#include <sys/resource.h>
+#include <malloc.h>
 
 #include "../../include/wane/heap.h"
 #include "../base/check.h"
@@ -12,6 +12,9 @@
 #include "../heap/hooks.h"
 #include "module.h"
 #include "thread.h"
+
+#define ROOT_MAIN_STACK_SURE ((uintptr_t)128 << 20)
+#define ROOT_DTV_CAPACITY_MAX (1u << 20)
 
 struct root_pin {
   uintptr_t base; /* of the object; 0: free, 1: was in use */
@@ -27,8 +30,9 @@ static struct root_pin *root_pins; /* open addressing, linear probing */
 static size_t root_pin_slots;      /* a power of two, or 0 */
 static size_t root_pin_used;       /* slots that are not free */
 
-/* Of the main thread; set once. lock: threads. */
-static struct wane__range root_main_tls;
+/* What lies beside the main thread's thread-locals, copied at each stop. */
+#define ROOT_SURPLUS_BYTES (4 * WANE__PAGE_BYTES_MIN)
+static uintptr_t *root_surplus; /* const after preparation; cycle lock */
 
 static struct wane__context *roots_enter(const char *function) {
   struct wane__context *self = wane__hooks.attach();
@@ -166,17 +170,6 @@ WANE_PUBLIC void wane_unpin(const void *ptr) {
   roots_leave(self);
 }
 
-/* How far a main stack may reach, whatever the limit says now. */
-static uintptr_t root_main_stack_reach(void) {
-  struct rlimit limit;
-  uintptr_t reach = 128u << 20;
-  if (getrlimit(RLIMIT_STACK, &limit) == 0 && limit.rlim_cur != RLIM_INFINITY &&
-      limit.rlim_cur > reach) {
-    reach = limit.rlim_cur;
-  }
-  return reach;
-}
-
 extern char **environ;
 /* The C library's note of where the first stack began. */
 extern void *__libc_stack_end __attribute__((weak));
@@ -189,21 +182,12 @@ static void root_prepare_main(struct wane__thread *thread) {
   if (wane__os_find_mapping(inside, &mapping)) {
     thread->stack_high = mapping.end;
   }
-  /* room that modules loaded later may get beside the first ones' */
-  uintptr_t tp = thread->thread_pointer;
-  if (root_main_tls.end == 0 && wane__os_find_mapping(tp, &mapping)) {
-#if defined(__x86_64__)
-    root_main_tls.end = tp;
-    root_main_tls.start =
-        mapping.start > tp - 65536 ? mapping.start : tp - 65536;
-#else
-    root_main_tls.start = tp;
-    root_main_tls.end = mapping.end < tp + 65536 ? mapping.end : tp + 65536;
-#endif
-  }
 }
 
 void wane__roots_prepare(void) {
+  if (root_surplus == NULL) { /* without memory for it, tried again */
+    root_surplus = wane__meta_alloc(ROOT_SURPLUS_BYTES);
+  }
   for (struct wane__thread *t = wane__threads; t != NULL; t = t->next) {
     if (t->is_main && t->stack_high == 0) {
       root_prepare_main(t);
@@ -262,49 +246,106 @@ static void root_visit_away(const struct wane__thread *thread, uintptr_t sp,
   root_visit_stack(thread, low, thread->stack_high, visit, ctx);
 }
 
+/* The kernel keeps 128 MiB below the end of the main stack free of anything
+   else, more only under a limit that was higher when the program began. */
 static bool root_is_on_own_stack(const struct wane__thread *thread,
                                  uintptr_t sp) {
-  uintptr_t low = thread->stack_low;
-  if (low == 0) {
-    low = thread->stack_high - root_main_stack_reach();
+  struct wane__mapping mapping;
+  if (thread->alt_high != 0 || sp >= thread->stack_high) {
+    return false;
   }
-  return thread->alt_high == 0 && sp >= low && sp < thread->stack_high;
+  if (thread->stack_low != 0) {
+    return sp >= thread->stack_low;
+  }
+  return thread->stack_high - sp < ROOT_MAIN_STACK_SURE ||
+         (wane__os_find_mapping(sp, &mapping) &&
+          mapping.end == thread->stack_high);
 }
 
 /* The dynamic thread vector of glibc: entry 0 counts generations, entry -1
-   capacity, and entry i has module i's block, or -1 until it is touched. */
+   has the capacity, and entry i module i's block, or -1 until it is touched,
+   with the address to free, 0 for a block in static thread-local memory. */
 struct root_dtv {
   uintptr_t value;
-  uintptr_t other;
+  uintptr_t to_free;
 };
+
+static WANE_SCANS_MEMORY struct root_dtv *
+root_dtv_of(const struct wane__thread *thread) {
+#if !defined(__GLIBC__)
+  (void)thread;
+  return NULL;
+#elif defined(__x86_64__)
+  return ((struct root_dtv **)thread->thread_pointer)[1];
+#else
+  return ((struct root_dtv **)thread->thread_pointer)[0];
+#endif
+}
+
+/* While glibc moves a vector, the old one has been freed and is still in use:
+   malloc's links stand where the capacity was. */
+WANE_SCANS_MEMORY bool wane__roots_are_settled_stw(void) {
+  for (struct wane__thread *t = wane__threads; t != NULL; t = t->next) {
+    struct root_dtv *dtv =
+        t->state == WANE__THREAD_ATTACHED ? root_dtv_of(t) : NULL;
+    if (dtv != NULL && dtv[-1].value > ROOT_DTV_CAPACITY_MAX) {
+      return false;
+    }
+  }
+  return true;
+}
+
+/* The vector is brought up to date lazily: the block may still be that of a
+   closed module which had the number before, and be shorter. */
+static size_t root_tls_bytes(const struct root_dtv *entry, size_t bytes) {
+  if (entry->to_free == 0) {
+    return bytes;
+  }
+  size_t have = malloc_usable_size((void *)entry->to_free);
+  size_t before = entry->value - entry->to_free;
+  have = have > before ? have - before : 0;
+  return bytes < have ? bytes : have;
+}
 
 static WANE_SCANS_MEMORY void root_visit_tls(const struct wane__thread *thread,
                                              wane__root_visit *visit,
                                              void *ctx) {
-#if defined(__GLIBC__)
-#  if defined(__x86_64__)
-  struct root_dtv *dtv = ((struct root_dtv **)thread->thread_pointer)[1];
-#  else
-  struct root_dtv *dtv = ((struct root_dtv **)thread->thread_pointer)[0];
-#  endif
-  if (dtv == NULL || dtv[-1].value > 1u << 20) {
-    return; /* stopped while the vector is being moved: the modules that it
-               is moved for have not run in this thread yet */
-  }
-  for (size_t i = 0; i < wane__module_tls_count; i++) {
+  struct root_dtv *dtv = root_dtv_of(thread);
+  for (size_t i = 0; dtv != NULL && i < wane__module_tls_count; i++) {
     const struct wane__module_tls *tls = &wane__module_tls[i];
     if (tls->id > dtv[-1].value) {
       continue;
     }
     uintptr_t block = dtv[tls->id].value;
     if (block != 0 && block != UINTPTR_MAX) {
-      visit(ctx, (block + 7) & ~(uintptr_t)7,
-            (block + tls->bytes) & ~(uintptr_t)7);
+      size_t bytes = root_tls_bytes(&dtv[tls->id], tls->bytes);
+      visit(ctx, (block + 7) & ~(uintptr_t)7, (block + bytes) & ~(uintptr_t)7);
     }
   }
+}
+
+/* Static thread-local memory that modules loaded later share is in no vector.
+   Other threads have it at the end of their stacks. The main thread's lies
+   beside its thread pointer, how far is not known: it is copied, page by
+   page from there on, as far as there are pages. */
+static void root_visit_surplus(const struct wane__thread *thread,
+                               wane__root_visit *visit, void *ctx) {
+  if (!thread->is_main || root_surplus == NULL) {
+    return;
+  }
+  const uintptr_t page = WANE__PAGE_BYTES_MIN;
+  uintptr_t at = thread->thread_pointer & ~(page - 1);
+  for (size_t done = 0; done < ROOT_SURPLUS_BYTES; done += page) {
+    uintptr_t *copy = root_surplus + done / sizeof *copy;
+    if (wane__os_copy_memory(copy, at, page) != page) {
+      return;
+    }
+    visit(ctx, (uintptr_t)copy, (uintptr_t)copy + page);
+#if defined(__x86_64__)
+    at -= page;
+#else
+    at += page;
 #endif
-  if (thread->is_main && root_main_tls.end != 0) {
-    visit(ctx, root_main_tls.start, root_main_tls.end);
   }
 }
 
@@ -326,6 +367,7 @@ static void root_visit_thread(const struct wane__thread *thread,
     root_visit_away(thread, sp, visit, ctx);
   }
   root_visit_tls(thread, visit, ctx);
+  root_visit_surplus(thread, visit, ctx);
 }
 
 void wane__roots_each_stw(wane__root_visit *visit, void *ctx) {

@@ -38,6 +38,10 @@ typedef void wane__root_visit(void *ctx, uintptr_t start, uintptr_t end);
    registry's lock held, before the stop. */
 void wane__roots_prepare(void);
 
+/* False if some thread was stopped at a moment when not all of its roots can
+   be found: let it go on for a little, and stop again. */
+bool wane__roots_are_settled_stw(void);
+
 /* Visits all roots. World stopped, inside wane__modules_hold. */
 void wane__roots_each_stw(wane__root_visit *visit, void *ctx);
 

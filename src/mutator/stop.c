@@ -105,17 +105,24 @@ static void stop_count_one(void) {
   }
 }
 
+/* Whoever sets a thread's parked_stop to the stop under way counts it, once:
+   the thread as it parks, or the collector as it gives it up. */
+static bool stop_claim(struct wane__thread *thread, uint32_t stop) {
+  uint32_t before = wane__load_relaxed(&thread->parked_stop);
+  return before != stop &&
+         wane__cas_acquire(&thread->parked_stop, &before, stop);
+}
+
 /* Sleeps until the stop under way has ended; returns at once if there is
    none, or the thread has parked for it (INV-stop-2). */
 static void stop_park(struct wane__thread *thread, uintptr_t sp) {
   uint32_t stop = wane__load(&stop_state.wanted);
   uint32_t released = wane__load(&stop_state.released);
-  if (stop == released || thread->parked_stop == stop) {
+  if (stop == released || !stop_claim(thread, stop)) {
     return;
   }
   WANE_CHECK(stop == released + 1,
              "INV-stop-2: a thread parks only for a stop under way");
-  wane__store_relaxed(&thread->parked_stop, stop);
   stop_note_thread(thread, sp);
   stop_count_one();
   while ((int32_t)(released - stop) < 0) {
@@ -231,6 +238,17 @@ static void stop_warn_queue_full(void) {
   }
 }
 
+/* A thread that will not be waited for; unless it parks at this moment. */
+static void stop_give_up(struct wane__thread *thread, int error) {
+  if (!stop_claim(thread, stop_state.wanted)) {
+    return;
+  }
+  if (error != EAGAIN) {
+    thread->state = WANE__THREAD_LOST;
+  }
+  stop_count_one();
+}
+
 /* Signals all attached threads but the caller's; false if one could not be.
    That and those after it are then not waited for, the others are: a thread
    must not park for a stop that is over (INV-stop-2). */
@@ -241,14 +259,9 @@ static bool stop_send_all(void) {
       continue;
     }
     int error = ok ? stop_send(t) : EAGAIN;
-    if (error == 0) {
-      continue;
-    }
-    stop_count_one();
-    if (error == EAGAIN) {
-      ok = false;
-    } else {
-      t->state = WANE__THREAD_LOST;
+    if (error != 0) {
+      stop_give_up(t, error);
+      ok = ok && error != EAGAIN;
     }
   }
   return ok;
@@ -269,8 +282,7 @@ static void stop_ask_again(bool warn) {
       continue;
     }
     if (wane__os_signal_thread(t->tid, stop_state.signal) == ESRCH) {
-      t->state = WANE__THREAD_LOST;
-      stop_count_one();
+      stop_give_up(t, ESRCH);
       continue;
     }
     (void)wane__os_signal_thread(t->tid, stop_state.signal);

@@ -190,7 +190,7 @@ static WANE_SCANS_MEMORY void thread_keep_result(struct wane__thread *thread) {
   for (uintptr_t at = from;
        at < to && thread->result_count < WANE__THREAD_RESULTS_MAX; at += 8) {
     uintptr_t word = *(const uintptr_t *)at;
-    if (wane_base((const void *)word) != NULL) {
+    if (word - wane__arena.start < wane__load_relaxed(&wane__arena.committed)) {
       thread->results[thread->result_count++] = word;
     }
   }
