@@ -32,18 +32,26 @@
 struct wane__lock wane__cycle_lock = WANE__LOCK_INIT(WANE__RANK_CYCLE);
 struct wane__cycle_totals wane__cycle_totals;
 
-/* Cycles that began: a caller that waited for the lock while another began
-   and completed a cycle need not run its own. lock: cycle; reads seq_cst. */
+/* Cycles begun so far, and the number of the last that was completed. A
+   caller that waited for the lock need not run its own if one that began
+   after the call was completed. lock: cycle; begun is read without, seq_cst. */
 static uint64_t cycle_begun;
+static uint64_t cycle_completed;
 
-static unsigned cycle_markers_max(void) {
+/* Asked once: it means reading files. Cycle lock held. */
+static unsigned cycle_cpus(void) {
   static unsigned cpus; /* cycle lock */
-  if (wane__options.mark_threads != 0) {
-    return (unsigned)wane__options.mark_threads;
-  }
   if (cpus == 0) {
     cpus = wane__os_cpu_count();
   }
+  return cpus;
+}
+
+static unsigned cycle_markers_max(void) {
+  if (wane__options.mark_threads != 0) {
+    return (unsigned)wane__options.mark_threads;
+  }
+  unsigned cpus = cycle_cpus();
   return cpus < MARKERS_DEFAULT_MAX ? cpus : MARKERS_DEFAULT_MAX;
 }
 
@@ -52,8 +60,9 @@ static unsigned cycle_markers_wanted(void) {
   if (wane__options.mark_threads != 0) {
     return most;
   }
+  /* most of what is new is dead, in most programs */
   uint64_t bytes = wane__heap_meter.live_bytes +
-                   wane__load_relaxed(&wane__heap_meter.since_flip_bytes) / 2;
+                   wane__load_relaxed(&wane__heap_meter.since_flip_bytes) / 8;
   uint64_t useful = 1 + bytes / BYTES_PER_MARKER;
   return useful < most ? (unsigned)useful : most;
 }
@@ -62,10 +71,14 @@ static unsigned cycle_markers_wanted(void) {
 static void cycle_flip(struct wane__cycle_trace *trace) {
   struct wane__heap_meter *meter = &wane__heap_meter;
   uint64_t since = wane__load_relaxed(&meter->since_flip_bytes);
+  unsigned threads = 0;
   for (struct wane__thread *t = wane__threads; t != NULL; t = t->next) {
     since += t->context.pending_bytes;
+    threads += t->context.run_bytes != t->context.flip_bytes;
+    t->context.flip_bytes = t->context.run_bytes;
     t->context.pending_bytes = 0;
   }
+  wane__pace_set_threads(threads < cycle_cpus() ? threads : cycle_cpus());
   uint64_t used = meter->live_bytes + since;
   trace->before_bytes = used;
   meter->peak_bytes = used > meter->peak_bytes ? used : meter->peak_bytes;
@@ -201,9 +214,10 @@ bool wane__cycle_run(enum wane__cycle_reason reason, bool sweep,
   uint64_t begun = wane__load(&cycle_begun);
   wane__lock_acquire(&wane__cycle_lock);
   bool ok = true;
-  if (wane__load(&cycle_begun) == begun && cycle_is_due(reason, more_bytes)) {
-    wane__add(&cycle_begun, 1);
+  if (cycle_completed <= begun && cycle_is_due(reason, more_bytes)) {
+    uint64_t number = wane__add(&cycle_begun, 1) + 1;
     ok = cycle_run_locked(reason, sweep);
+    cycle_completed = ok ? number : cycle_completed;
   } else if (sweep) {
     wane__sweep_finish();
   }

@@ -23,13 +23,14 @@ static uint64_t pace_limit = UINT64_MAX; /* relaxed */
 static uint32_t pace_limit_known;        /* the cgroup has been asked */
 static bool pace_from_cgroup;            /* the limit is not the user's */
 static bool pace_by_limit;               /* relaxed */
+static unsigned pace_threads = 1;        /* relaxed */
 static bool pace_tight;                  /* relaxed */
 
 struct wane__pace_output wane__pace(const struct wane__pace_input *in) {
   struct wane__pace_output out = {.growth_bytes = UINT64_MAX};
   if (in->percent >= 0) {
-    uint64_t base =
-        in->live_bytes > PACE_MINIMUM ? in->live_bytes : PACE_MINIMUM;
+    uint64_t minimum = PACE_MINIMUM * (in->threads > 1 ? in->threads : 1);
+    uint64_t base = in->live_bytes > minimum ? in->live_bytes : minimum;
     uint64_t percent = in->percent == 0 ? 1 : (uint64_t)in->percent;
     out.growth_bytes = base / 100 * percent + base % 100 * percent / 100;
   }
@@ -78,6 +79,10 @@ bool wane__pace_is_by_limit(void) { return wane__load_relaxed(&pace_by_limit); }
 
 bool wane__pace_is_tight(void) { return wane__load_relaxed(&pace_tight); }
 
+void wane__pace_set_threads(unsigned threads) {
+  wane__store_relaxed(&pace_threads, threads);
+}
+
 void wane__pace_prepare(void) { pace_ask_cgroup(); }
 
 void wane__pace_set_trigger(void) {
@@ -88,6 +93,7 @@ void wane__pace_set_trigger(void) {
   uint64_t known = live + since;
   struct wane__pace_input in = {
       .live_bytes = live,
+      .threads = wane__load_relaxed(&pace_threads),
       /* holes in groups that are partly live, while they are */
       .overhead_bytes =
           totals.used_bytes > known ? (totals.used_bytes - known) / 4 : 0,

@@ -2,7 +2,8 @@
  * Pacing: how much may be allocated until the next cycle, as a pure function
  * of numbers, all in bytes.
  *
- *   growth = max(live, minimum) * percent / 100,  minimum = 4 MiB
+ *   growth = max(live, minimum) * percent / 100,
+ *   minimum = 4 MiB for each thread that allocates, up to the number of CPUs
  *   with a memory limit: at most limit - live - overhead, but at least
  *   live / 16 or 1 MiB, so that a live heap near the limit does not make every
  *   allocation a collection. (The CPU share of limit-driven cycles is bounded
@@ -20,6 +21,7 @@
 
 struct wane__pace_input {
   uint64_t live_bytes;
+  unsigned threads;        /* that can allocate at once */
   uint64_t overhead_bytes; /* of the limit, taken by other than live objects */
   int percent;             /* negative: no cycles but limit-driven ones */
   uint64_t limit_bytes;    /* UINT64_MAX: none */
@@ -38,6 +40,8 @@ int wane__pace_percent(void);
 uint64_t wane__pace_limit(void);
 /* Asks the cgroup for its limit, once, by reading files. Not in a stop. */
 void wane__pace_prepare(void);
+/* How many threads there are, for the minimum. lock: cycle. */
+void wane__pace_set_threads(unsigned threads);
 /* Sets the trigger from the last cycle's result and the settings. */
 void wane__pace_set_trigger(void);
 bool wane__pace_is_by_limit(void);

@@ -80,6 +80,11 @@ static bool cache_next_run(struct wane__context *self,
   if (!block->clean) {
     memset((void *)start, 0, bytes);
   }
+  /* what comes next is most likely free too: it is on its way while the
+     program fills this run */
+  for (size_t ahead = 0; ahead < RUN_BYTES; ahead += WANE_CACHE_LINE) {
+    __builtin_prefetch((const char *)start + bytes + ahead, 1);
+  }
   cache->next_idx = (uint32_t)(idx + length);
   cache->end = start + bytes;
   wane__store_relaxed(&cache->cur, start);

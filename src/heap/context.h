@@ -49,6 +49,7 @@ struct wane__context {
   /* Counts since attach, of whole runs; owner thread, relaxed for readers. */
   uint64_t run_bytes;
   uint64_t run_objects;
+  uint64_t flip_bytes;    /* run_bytes at the last flip. STW */
   uint64_t pending_bytes; /* not yet added to the heap's total */
 
   const struct wane_type *checked_types[8]; /* last types found consistent */

@@ -254,7 +254,10 @@ void wane__extent_rebuild(void) {
     for (; i < count && (wane__blocks[i].state == WANE__BLOCK_FREE ||
                          wane__blocks[i].state == WANE__BLOCK_INSIDE);
          i++, n++) {
-      /* an INSIDE without a group before it: a vanished thread had it */
+      if (wane__blocks[i].state == WANE__BLOCK_INSIDE) {
+        /* without a group before it: a vanished thread had it */
+        wane__blocks[i].clean = false;
+      }
       wane__blocks[i].state = WANE__BLOCK_FREE;
       wane__block_map[i].head = 0;
     }

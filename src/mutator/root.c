@@ -324,13 +324,21 @@ static WANE_SCANS_MEMORY void root_visit_tls(const struct wane__thread *thread,
   }
 }
 
-/* Static thread-local memory that modules loaded later share is in no vector.
-   Other threads have it at the end of their stacks. The main thread's lies
-   beside its thread pointer, how far is not known: it is copied, page by
-   page from there on, as far as there are pages. */
-static void root_visit_surplus(const struct wane__thread *thread,
-                               wane__root_visit *visit, void *ctx) {
-  if (!thread->is_main || root_surplus == NULL) {
+/* A module loaded later may have got thread-locals in static memory, which
+   no vector knows. Other threads have that at the end of their stacks. The
+   main thread's lies beside its thread pointer, how far is not known: it is
+   copied, page by page from there on, as far as there are pages. Only if
+   there is such a module: what else is copied keeps garbage alive. */
+static WANE_SCANS_MEMORY void
+root_visit_surplus(const struct wane__thread *thread, wane__root_visit *visit,
+                   void *ctx) {
+  const struct root_dtv *dtv = root_dtv_of(thread);
+  bool is_needed = false;
+  for (size_t i = 0; dtv != NULL && i < wane__module_tls_count; i++) {
+    size_t id = wane__module_tls[i].id;
+    is_needed = is_needed || id > dtv[-1].value || dtv[id].value + 1 <= 1;
+  }
+  if (!is_needed || !thread->is_main || root_surplus == NULL) {
     return;
   }
   const uintptr_t page = WANE__PAGE_BYTES_MIN;

@@ -20,9 +20,9 @@
 
 #define SIGNAL_DEFAULT_OFFSET 6
 #define STOP_SPINS 2000
-/* A full queue of pending signals is waited for, about 0.2 s. */
+/* A full queue of pending signals is waited for, about 20 ms. */
 #define STOP_TRIES_YIELDING 100
-#define STOP_TRIES_MAX 2000
+#define STOP_TRIES_MAX 300
 #define STOP_TRY_NS 100000
 #define STOP_WAIT_NS 20000000
 #define STOP_WAITS_BEFORE_WARNING 500

@@ -100,7 +100,8 @@ static void thread_remove_stale_locked(const struct wane__thread *fresh) {
   struct wane__thread *next;
   for (struct wane__thread *t = wane__threads; t != NULL; t = next) {
     next = t->next;
-    bool stale = (t->state == WANE__THREAD_EXITED &&
+    /* a thread that comes back in its last round still has its result there */
+    bool stale = (t->state == WANE__THREAD_EXITED && t->tid != fresh->tid &&
                   pthread_equal(t->handle, fresh->handle)) ||
                  (t->state == WANE__THREAD_ATTACHED && t->tid == fresh->tid);
     if (stale && t != fresh) {
