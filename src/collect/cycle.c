@@ -26,6 +26,7 @@
 
 #define MARKERS_DEFAULT_MAX 8u
 #define RETRY_BYTES (16u << 20)
+#define RETRY_NS 200000000ull
 /* Below so much for each marker, waking another costs more than it gains. */
 #define BYTES_PER_MARKER (2u << 20)
 
@@ -247,7 +248,17 @@ void wane__cycle_triggered(size_t more_bytes) {
   }
 }
 
-void wane__cycle_for_room(void) { wane__cycle_run(WANE__CYCLE_ROOM, true, 0); }
+/* A cycle that could not be run is not tried again for each allocation that
+   finds no room: not being able to takes time, too. */
+void wane__cycle_for_room(void) {
+  static uint64_t failed_ns; /* relaxed */
+  uint64_t last = wane__load_relaxed(&failed_ns);
+  if (last != 0 && wane__os_now_ns() - last < RETRY_NS) {
+    return;
+  }
+  bool ok = wane__cycle_run(WANE__CYCLE_ROOM, true, 0);
+  wane__store_relaxed(&failed_ns, ok ? 0 : wane__os_now_ns());
+}
 
 void wane__cycle_for_stress(void) {
   wane__cycle_run(WANE__CYCLE_STRESS, false, 0);
