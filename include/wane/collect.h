@@ -20,7 +20,7 @@ extern "C" {
 void wane_collect(void);
 
 /* Sets by how many percent the heap may grow over what was live after the
-   last cycle before the next one ends (GOGC; starts at 100, 0 means 1).
+   last cycle before the next one begins (GOGC; starts at 100, 0 means 1).
    Negative: only explicit and limit-driven cycles. Returns the old value. */
 int wane_set_gc_percent(int percent);
 

@@ -15,18 +15,9 @@
 
 #include "attr.h"
 
-/* The build sets WANE_CHECK to a number; here it becomes a macro. */
-#if !defined(WANE_CHECK_LEVEL)
-#  if !defined(WANE_CHECK)
-#    define WANE_CHECK_LEVEL 0
-#  elif WANE_CHECK >= 2
-#    define WANE_CHECK_LEVEL 2
-#  elif WANE_CHECK >= 1
-#    define WANE_CHECK_LEVEL 1
-#  else
-#    define WANE_CHECK_LEVEL 0
-#  endif
-#  undef WANE_CHECK
+/* Set by the build: 0 release, 1 check, 2 paranoid. */
+#ifndef WANE_CHECK_LEVEL
+#  define WANE_CHECK_LEVEL 0
 #endif
 
 _Noreturn void wane__fatal(const char *function, const char *format, ...)

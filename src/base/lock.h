@@ -5,7 +5,7 @@
  * heap/context.h), so that no lock is held while the world is stopped
  * (INV-stop-1) and the collector may touch what the locks guard. Only
  * the cycle lock and the thread registry's lock are held across a stop, by
- * the collecting thread itself.
+ * the collecting thread itself; markers take those of rank MARK.
  *
  * INV-lock-1: a lock is only taken while locks of lower rank are held. Check
  *   builds note the ranks that a thread holds and abort on a violation.

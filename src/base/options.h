@@ -16,7 +16,8 @@
     "print this table on stderr and go on (1: text, 2 or markdown: Markdown)") \
   X(trace, 0, 0, 1, "print a line on stderr for each cycle")                   \
   X(gc_percent, 100, -1, 1000000,                                              \
-    "growth over the live heap that ends a cycle, as wane_set_gc_percent")     \
+    "growth over the live heap at which a cycle begins, as "                   \
+    "wane_set_gc_percent")                                                     \
   X(mark_threads, 0, 0, 64,                                                    \
     "threads that mark, the collecting one included; 0: by CPUs, at most 8")   \
   X(signal, 0, 0, 64, "real-time signal that stops threads; 0: SIGRTMIN+6")    \

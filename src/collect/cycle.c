@@ -119,7 +119,7 @@ static void cycle_stopped(void *arg) {
   cycle_flip(trace);
   wane__roots_each_stw(wane__mark_add_range, NULL);
   uint64_t roots = wane__os_now_ns();
-  wane__mark_run_stw(trace->markers, &totals);
+  wane__mark_all_stw(trace->markers, &totals);
   uint64_t marked = wane__os_now_ns();
   if (wane__options.verify != 0) {
     wane__verify_stw();

@@ -4,7 +4,8 @@
  *
  *   1. Prepare, beside the program: the sweep of the cycle before is
  *      completed (INV-list-1), markers are made ready.
- *   2. Stop the world, while no module can be loaded or unloaded.
+ *   2. Stop the world, while no module can be loaded or unloaded; once more,
+ *      if a thread was stopped where its roots cannot be found.
  *   3. Flip: the current colour changes, so all objects count as unmarked;
  *      all groups become unswept; the runs in threads' caches get the new
  *      colour, as everything that is allocated from now on: new objects are

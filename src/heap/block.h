@@ -77,15 +77,16 @@ struct wane__block {
   struct wane__block *prev; /* free runs only. lock: pages */
   uint32_t blocks;          /* in the group; in a free run, first and last */
   uint32_t epoch;           /* cycle in which the group was last swept */
-  uint8_t state;            /* enum wane__block_state; written last */
-  uint8_t kind;             /* enum wane__kind */
+  uint8_t state; /* enum wane__block_state. owner, written last; neighbours
+                    read it relaxed, lock: pages */
+  uint8_t kind;  /* enum wane__kind */
   uint8_t class;
-  bool clean;       /* memory reads as zero: never touched, or given back */
-  uint16_t live;    /* slots in use after the last sweep */
-  uint8_t mark;     /* the one mark byte of a large object... */
-  uint8_t mark_end; /* ...and the 0 behind it */
-  uint32_t free_tick;
-  size_t large_bytes;                 /* of the large object */
+  bool clean;         /* memory reads as zero: never touched, or given back */
+  uint16_t live;      /* slots in use after the last sweep */
+  uint8_t mark;       /* the one mark byte of a large object... */
+  uint8_t mark_end;   /* ...and the 0 behind it */
+  uint32_t free_tick; /* when it became free. lock: pages */
+  size_t large_bytes; /* of the large object */
   const struct wane_type *large_type; /* if it is typed */
 };
 

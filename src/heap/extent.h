@@ -20,9 +20,9 @@
 
 #include "block.h"
 
-/* A run of blocks, state FREE, off all lists; its first record's `blocks` is
-   set. alignment is in blocks, a power of two. Grows the arena only if grow
-   is true. NULL with ENOMEM. */
+/* A run of blocks off all lists, the first and the last INSIDE; its first
+   record's `blocks` is set. alignment is in blocks, a power of two. Grows the
+   arena only if grow is true. NULL with ENOMEM. */
 struct wane__block *wane__extent_take(size_t blocks, size_t alignment,
                                       bool grow);
 

@@ -19,7 +19,7 @@
 #include "range.h"
 
 #define MARKERS_MAX 64u
-#define MARK_RUN_STEP 128u
+#define MARK_ROUND_STEP 128u
 #define RING 32u
 #define SHARE_WORDS 256u
 #define WORDS_PER_LINE 8
@@ -61,14 +61,14 @@ struct marker {
   uintptr_t share_words[SHARE_WORDS];
 };
 
-static struct marker *markers[MARKERS_MAX]; /* cycle lock; const in a run */
+static struct marker *markers[MARKERS_MAX]; /* cycle lock; const in a round */
 static unsigned marker_threads;             /* cycle lock */
 
 static struct {
-  uint32_t run;     /* number of the run and markers in it, as one word, so
+  uint32_t round;   /* number of the round and markers in it, as one word, so
                        that a marker which wakes late sees the two of one
                        run; a futex. seq_cst */
-  uint32_t active;  /* markers in this run. const in a run */
+  uint32_t active;  /* markers in this round. const in a round */
   uint32_t hungry;  /* markers without work. seq_cst */
   uint32_t working; /* marker threads not done; a futex. seq_cst */
 } mark_state WANE_ALIGNED(WANE_CACHE_LINE);
@@ -493,17 +493,17 @@ static void *marker_thread(void *arg) {
   while (markers[index] != m) {
     index++;
   }
-  uint32_t seen = wane__load(&mark_state.run);
+  uint32_t seen = wane__load(&mark_state.round);
   wane__sub(&mark_state.working, 1);
   wane__os_futex_wake(&mark_state.working, 1);
   for (;;) {
-    uint32_t run = wane__load(&mark_state.run);
-    if (run == seen) {
-      wane__os_futex_wait(&mark_state.run, seen, -1);
+    uint32_t round = wane__load(&mark_state.round);
+    if (round == seen) {
+      wane__os_futex_wait(&mark_state.round, seen, -1);
       continue;
     }
-    seen = run;
-    if (index < run % MARK_RUN_STEP) {
+    seen = round;
+    if (index < round % MARK_ROUND_STEP) {
       marker_work(m);
       if (wane__sub(&mark_state.working, 1) == 1) {
         wane__os_futex_wake(&mark_state.working, 1);
@@ -601,15 +601,15 @@ static void marker_release(struct marker *m) {
   m->highest = m->bottom = m->top = m->stack;
 }
 
-void wane__mark_run_stw(unsigned active, struct wane__mark_totals *totals) {
+void wane__mark_all_stw(unsigned active, struct wane__mark_totals *totals) {
   struct marker *first = markers[0];
   mark_state.active = active;
   wane__store(&mark_state.hungry, 0);
   wane__store(&mark_state.working, active - 1);
-  uint32_t number = wane__load(&mark_state.run) / MARK_RUN_STEP + 1;
-  wane__store(&mark_state.run, number * MARK_RUN_STEP + active);
+  uint32_t number = wane__load(&mark_state.round) / MARK_ROUND_STEP + 1;
+  wane__store(&mark_state.round, number * MARK_ROUND_STEP + active);
   if (active > 1) {
-    wane__os_futex_wake(&mark_state.run, INT32_MAX);
+    wane__os_futex_wake(&mark_state.round, INT32_MAX);
   }
   marker_work(first);
   mark_wait_for_threads();

@@ -20,14 +20,14 @@
  * the others put the older half of theirs (the larger subgraphs) in a buffer
  * from which it steals (Acar, Chargueraud, Rainey: Scheduling parallel
  * programs by work stealing with private deques, 2013). A marker ends when
- * all are hungry and no buffer or range is left; one that leaves early costs
- * speed only, since work is only ever in the hands of a marker that goes on.
+ * all are hungry at once: then there is no work, and none can appear, since
+ * only one that is not hungry makes any.
  *
  * Overflow: a full stack drops words, never objects. The object whose words
  * did not fit is marked, and afterwards the whole heap is searched for
  * marked objects with unmarked children, until there are none.
  *
- * INV-mark-1: after wane__mark_run_stw every object that a root or a marked
+ * INV-mark-1: after wane__mark_all_stw every object that a root or a marked
  *   object points into has the current colour.
  */
 #ifndef WANE_MARK_MARK_H
@@ -56,7 +56,7 @@ unsigned wane__mark_prepare(unsigned wanted);
 void wane__mark_add_range(void *unused, uintptr_t start, uintptr_t end);
 
 /* Marks until nothing is left. STW. */
-void wane__mark_run_stw(unsigned markers, struct wane__mark_totals *totals);
+void wane__mark_all_stw(unsigned markers, struct wane__mark_totals *totals);
 
 /* The marker threads are gone. */
 void wane__mark_fork_child(void);

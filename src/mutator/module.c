@@ -9,7 +9,7 @@
 #include "../base/vector.h"
 
 /* All of the thread that holds the cycle lock. */
-struct wane__range *wane__module_data;
+struct wane__addresses *wane__module_data;
 size_t wane__module_data_count;
 struct wane__module_tls *wane__module_tls;
 size_t wane__module_tls_count;
@@ -29,7 +29,7 @@ static bool module_add_data(uintptr_t start, uintptr_t end) {
     return false;
   }
   wane__module_data[wane__module_data_count++] =
-      (struct wane__range){start, end};
+      (struct wane__addresses){start, end};
   return true;
 }
 

@@ -14,7 +14,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-struct wane__range {
+struct wane__addresses {
   uintptr_t start;
   uintptr_t end;
 };
@@ -29,7 +29,7 @@ struct wane__module_tls {
 bool wane__modules_hold(void (*body)(void *arg), void *arg);
 
 /* What the list holds; valid inside body. */
-extern struct wane__range *wane__module_data;
+extern struct wane__addresses *wane__module_data;
 extern size_t wane__module_data_count;
 extern struct wane__module_tls *wane__module_tls;
 extern size_t wane__module_tls_count;

@@ -23,7 +23,7 @@ struct root_pin {
 
 /* All lock: roots_lock. The collector reads them with the world stopped. */
 static struct wane__lock roots_lock = WANE__LOCK_INIT(WANE__RANK_ROOTS);
-static struct wane__range *root_ranges;
+static struct wane__addresses *root_ranges;
 static size_t root_range_count;
 static size_t root_range_capacity;
 static struct root_pin *root_pins; /* open addressing, linear probing */
@@ -65,7 +65,7 @@ WANE_PUBLIC void wane_add_root(const void *start, size_t size) {
     wane__fatal(name, "%p is memory of the managed heap", start);
   }
   for (size_t i = 0; i < root_range_count; i++) {
-    const struct wane__range *other = &root_ranges[i];
+    const struct wane__addresses *other = &root_ranges[i];
     if (low == other->start || (low < other->end && other->start < high)) {
       wane__fatal(name, "%p overlaps the root at %p", start,
                   (void *)other->start);
@@ -76,7 +76,7 @@ WANE_PUBLIC void wane_add_root(const void *start, size_t size) {
                             sizeof *root_ranges)) {
     wane__fatal(name, "out of memory for the root's record");
   }
-  root_ranges[root_range_count++] = (struct wane__range){low, high};
+  root_ranges[root_range_count++] = (struct wane__addresses){low, high};
   roots_leave(self);
 }
 

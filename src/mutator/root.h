@@ -4,8 +4,9 @@
  * What counts:
  * - of every attached thread: its stack from where it stopped, the signal
  *   frame with all registers, an alternate signal stack it runs on, its
- *   thread-locals (static ones lie beside the stack, those of dlopened
- *   modules in blocks found through the dynamic thread vector), the values of
+ *   thread-locals (a created thread's static ones lie beside its stack; the
+ *   main thread's, and those of dlopened modules, are found through the
+ *   dynamic thread vector), the values of
  *   pthread_setspecific;
  * - of a thread that has not begun: its argument; of one that ended and was
  *   not joined: its result;

@@ -1,0 +1,160 @@
+/* heap/extent: runs of free blocks against a map of who has what. */
+/* timeout: 60 */
+#include "support/test.h"
+
+#include "heap/extent.h"
+
+#define BLOCKS 4096 /* of the model, from the first one ever taken */
+#define RUNS 200
+
+struct run {
+  struct wane__block *block;
+  size_t blocks;
+};
+
+static struct run runs[RUNS];
+static uint8_t taken[BLOCKS * 4];
+static struct test_random random_state;
+
+/* Blocks belong to one run at a time; taking aligns. */
+static void take(struct run *run) {
+  size_t alignment = (size_t)1 << test_below(&random_state, 4);
+  size_t blocks = test_below(&random_state, 10) == 0
+                      ? 1 + test_below(&random_state, 150)
+                      : 1 + test_below(&random_state, 9);
+  bool grow = test_below(&random_state, 2) == 0;
+  struct wane__block *block = wane__extent_take(blocks, alignment, grow);
+  if (block == NULL) {
+    assert_false(grow);
+    return;
+  }
+  size_t first = wane__block_idx(block);
+  assert_int_equal(first % alignment, 0);
+  assert_true(block->blocks == blocks);
+  assert_true(first + blocks <= sizeof taken);
+  for (size_t i = first; i < first + blocks; i++) {
+    assert_int_equal(taken[i], 0);
+    taken[i] = 1;
+    assert_int_not_equal(wane__blocks[i].state, WANE__BLOCK_SMALL);
+  }
+  memset((void *)wane__block_start(block), 1, 64);
+  for (size_t i = 0; i < blocks; i++) {
+    wane__blocks[first + i].state = WANE__BLOCK_INSIDE;
+    wane__blocks[first + i].clean = false;
+  }
+  *run = (struct run){block, blocks};
+}
+
+static void give(struct run *run) {
+  size_t first = wane__block_idx(run->block);
+  memset(taken + first, 0, run->blocks);
+  wane__extent_give(run->block, run->blocks);
+  run->block = NULL;
+}
+
+static size_t count_taken(void) {
+  size_t count = 0;
+  for (size_t i = 0; i < sizeof taken; i++) {
+    count += taken[i];
+  }
+  return count;
+}
+
+static struct wane__extent_totals totals_now(void) {
+  struct wane__extent_totals totals;
+  wane__extent_read_totals(&totals);
+  return totals;
+}
+
+static void runs_never_overlap_and_totals_add_up(void **state) {
+  (void)state;
+  size_t used = totals_now().used_bytes;
+  for (int i = 0; i < 20000; i++) {
+    struct run *run = &runs[test_below(&random_state, RUNS)];
+    if (run->block == NULL) {
+      take(run);
+    } else {
+      give(run);
+    }
+    if (i % 500 == 0) {
+      assert_int_equal(totals_now().used_bytes,
+                       used + count_taken() * WANE__BLOCK_BYTES);
+    }
+    if (i % 997 == 0) {
+      size_t before = totals_now().free_dirty_bytes;
+      size_t budget = test_below(&random_state, 40) * WANE__BLOCK_BYTES;
+      size_t done = wane__extent_release(budget, wane__extent_tick());
+      assert_true(done <= budget);
+      assert_int_equal(totals_now().free_dirty_bytes, before - done);
+    }
+  }
+  for (size_t r = 0; r < RUNS; r++) {
+    if (runs[r].block != NULL) {
+      give(&runs[r]);
+    }
+  }
+  assert_int_equal(totals_now().used_bytes, used);
+}
+
+/* Neighbours merge, so that what was cut to pieces is one run again. */
+static void freed_neighbours_merge(void **state) {
+  (void)state;
+  struct wane__block *whole = wane__extent_take(256, 1, true);
+  assert_non_null(whole);
+  size_t committed = wane__arena.committed;
+  for (size_t i = 0; i < 256; i++) {
+    whole[i].state = WANE__BLOCK_INSIDE;
+  }
+  for (int order = 0; order < 3; order++) {
+    for (size_t i = 0; i < 256; i++) { /* forwards, backwards, odd ones last */
+      size_t at = order == 0   ? i
+                  : order == 1 ? 255 - i
+                  : i < 128    ? 2 * i
+                               : 2 * (i - 128) + 1;
+      wane__extent_give(&whole[at], 1);
+    }
+    struct wane__block *again = wane__extent_take(256, 1, false);
+    assert_non_null(again);
+    whole = again;
+    for (size_t i = 0; i < 256; i++) {
+      whole[i].state = WANE__BLOCK_INSIDE;
+    }
+  }
+  assert_int_equal(wane__arena.committed, committed);
+  wane__extent_give(whole, 256);
+}
+
+/* What is released reads as zero and is marked clean; what is too fresh for
+   the tick stays. */
+static void released_memory_is_clean(void **state) {
+  (void)state;
+  struct wane__block *block = wane__extent_take(8, 1, true);
+  unsigned char *memory = (unsigned char *)wane__block_start(block);
+  memset(memory, 7, 8 * WANE__BLOCK_BYTES);
+  for (size_t i = 0; i < 8; i++) {
+    block[i].state = WANE__BLOCK_INSIDE;
+    block[i].clean = false;
+  }
+  uint32_t tick = wane__extent_tick();
+  wane__extent_give(block, 8);
+  (void)wane__extent_release((size_t)1 << 40, tick);
+  assert_false(block[3].clean);
+  (void)wane__extent_release((size_t)1 << 40, wane__extent_tick());
+  assert_int_equal(totals_now().free_dirty_bytes, 0);
+  for (size_t i = 0; i < 8; i++) {
+    assert_true(block[i].clean);
+  }
+  for (size_t i = 0; i < 8 * WANE__BLOCK_BYTES; i++) {
+    assert_int_equal(memory[i], 0);
+  }
+}
+
+int main(int argc, char **argv) {
+  random_state.state = test_args_read(argc, argv, 0).seed;
+  const struct CMUnitTest tests[] = {
+      cmocka_unit_test(runs_never_overlap_and_totals_add_up),
+      cmocka_unit_test(freed_neighbours_merge),
+      cmocka_unit_test(released_memory_is_clean),
+  };
+  return cmocka_run_group_tests(tests, NULL, NULL);
+}

@@ -1,0 +1,91 @@
+/* collect/pace: how much may be allocated until the next cycle. D19. */
+#include "support/test.h"
+
+#include "collect/pace.h"
+
+#define MIB ((uint64_t)1 << 20)
+#define NO_LIMIT UINT64_MAX
+
+static struct wane__pace_output pace(uint64_t live, int percent,
+                                     uint64_t limit) {
+  struct wane__pace_input in = {
+      .live_bytes = live, .percent = percent, .limit_bytes = limit};
+  return wane__pace(&in);
+}
+
+static void growth_is_a_percentage_of_what_lives(void **state) {
+  (void)state;
+  assert_int_equal(pace(100 * MIB, 100, NO_LIMIT).growth_bytes, 100 * MIB);
+  assert_int_equal(pace(100 * MIB, 50, NO_LIMIT).growth_bytes, 50 * MIB);
+  assert_int_equal(pace(100 * MIB, 300, NO_LIMIT).growth_bytes, 300 * MIB);
+  assert_in_range(pace(100 * MIB, 1, NO_LIMIT).growth_bytes, MIB - 1, MIB);
+  assert_false(pace(100 * MIB, 100, NO_LIMIT).by_limit);
+}
+
+static void small_heaps_grow_by_a_minimum(void **state) {
+  (void)state;
+  uint64_t empty = pace(0, 100, NO_LIMIT).growth_bytes;
+  assert_true(empty >= MIB);
+  assert_int_equal(pace(1000, 100, NO_LIMIT).growth_bytes, empty);
+}
+
+static void percent_0_is_1_and_negative_is_never(void **state) {
+  (void)state;
+  assert_int_equal(pace(500 * MIB, 0, NO_LIMIT).growth_bytes,
+                   pace(500 * MIB, 1, NO_LIMIT).growth_bytes);
+  assert_true(pace(500 * MIB, -1, NO_LIMIT).growth_bytes == UINT64_MAX);
+}
+
+static void a_limit_lowers_the_growth(void **state) {
+  (void)state;
+  struct wane__pace_output out = pace(100 * MIB, 100, 150 * MIB);
+  assert_true(out.by_limit);
+  assert_in_range(out.growth_bytes, 50 * MIB, 50 * MIB);
+  out = pace(100 * MIB, -1, 150 * MIB);
+  assert_true(out.by_limit);
+  assert_in_range(out.growth_bytes, 50 * MIB, 50 * MIB);
+  out = pace(100 * MIB, 100, 1000 * MIB);
+  assert_false(out.by_limit);
+  assert_int_equal(out.growth_bytes, 100 * MIB);
+}
+
+/* A live heap at or above the limit still has room to run in. */
+static void at_the_limit_some_growth_is_left(void **state) {
+  (void)state;
+  for (uint64_t live = 90; live < 1000; live += 30) {
+    struct wane__pace_output out = pace(live * MIB, 100, 100 * MIB);
+    assert_true(out.by_limit);
+    assert_true(out.growth_bytes >= live * MIB / 20);
+    assert_true(out.growth_bytes <= live * MIB / 4);
+  }
+}
+
+static void overhead_counts_against_the_limit(void **state) {
+  (void)state;
+  struct wane__pace_input in = {.live_bytes = 100 * MIB,
+                                .overhead_bytes = 20 * MIB,
+                                .percent = 100,
+                                .limit_bytes = 160 * MIB};
+  assert_int_equal(wane__pace(&in).growth_bytes, 40 * MIB);
+}
+
+static void extreme_numbers_do_not_overflow(void **state) {
+  (void)state;
+  uint64_t huge = (uint64_t)1 << 45;
+  assert_true(pace(huge, 1000000, NO_LIMIT).growth_bytes >= huge);
+  assert_true(pace(huge, 100, 1).growth_bytes >= MIB);
+  assert_true(pace(0, 100, 1).growth_bytes >= MIB);
+}
+
+int main(void) {
+  const struct CMUnitTest tests[] = {
+      cmocka_unit_test(growth_is_a_percentage_of_what_lives),
+      cmocka_unit_test(small_heaps_grow_by_a_minimum),
+      cmocka_unit_test(percent_0_is_1_and_negative_is_never),
+      cmocka_unit_test(a_limit_lowers_the_growth),
+      cmocka_unit_test(at_the_limit_some_growth_is_left),
+      cmocka_unit_test(overhead_counts_against_the_limit),
+      cmocka_unit_test(extreme_numbers_do_not_overflow),
+  };
+  return cmocka_run_group_tests(tests, NULL, NULL);
+}
