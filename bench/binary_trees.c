@@ -83,7 +83,7 @@ static void *run_trees(void *result) {
 
 static uint64_t run_threads(void) {
   static uint64_t results[MAX_THREADS];
-  pthread_t ids[MAX_THREADS];
+  pthread_t ids[MAX_THREADS] = {0};
   uint64_t check = 0;
   for (long i = 1; i < threads; i++) {
     if (pthread_create(&ids[i], NULL, run_trees, &results[i]) != 0) {

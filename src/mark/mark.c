@@ -22,7 +22,7 @@
 #define MARK_ROUND_STEP 128u
 #define RING 32u
 #define SHARE_WORDS 256u
-#define WORDS_PER_LINE 8
+#define WORDS_PER_LINE ((ptrdiff_t)8)
 /* How far ahead an object that is longer than a cache line is fetched. */
 #define PREFETCH_LINES 8
 /* Objects between two looks at whether somebody is hungry. */
@@ -136,7 +136,7 @@ mark_push_words(uintptr_t *top, const struct mark_view *view, uintptr_t start,
   while (at - first >= WORDS_PER_LINE) {
     __builtin_prefetch(at - PREFETCH_LINES * WORDS_PER_LINE);
     at -= WORDS_PER_LINE;
-    for (int i = WORDS_PER_LINE - 1; i >= 0; i--) {
+    for (ptrdiff_t i = WORDS_PER_LINE - 1; i >= 0; i--) {
       top = mark_push(top, view, at[i]);
     }
   }

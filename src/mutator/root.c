@@ -31,7 +31,7 @@ static size_t root_pin_slots;      /* a power of two, or 0 */
 static size_t root_pin_used;       /* slots that are not free */
 
 /* What lies beside the main thread's thread-locals, copied at each stop. */
-#define ROOT_SURPLUS_BYTES (4 * WANE__PAGE_BYTES_MIN)
+#define ROOT_SURPLUS_BYTES ((size_t)4 * WANE__PAGE_BYTES_MIN)
 static uintptr_t *root_surplus; /* const after preparation; cycle lock */
 
 static struct wane__context *roots_enter(const char *function) {

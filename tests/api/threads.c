@@ -65,7 +65,7 @@ static void *take_and_exit(void *arg) {
    thread that ended. */
 static void check_argument_and_result(void *(*fn)(void *)) {
   static pthread_t threads[50];
-  for (int round = 0; round < 10; round++) {
+  for (int round = 0; round < 4; round++) {
     for (size_t t = 0; t < TEST_COUNT(threads); t++) {
       assert_int_equal(pthread_create(&threads[t], NULL, fn, make_tagged(5)),
                        0);
@@ -181,7 +181,7 @@ static uint32_t exit_calls; /* atomic */
 /* Runs in every round that there is, before and after Wane's own. */
 static void exit_destructor(void *value) {
   check_tagged(value, 77);
-  for (int i = 0; i < 50; i++) {
+  for (int i = 0; i < 15; i++) {
     memset(wane_alloc(64), 0xab, 64);
   }
   __atomic_fetch_add(&exit_calls, 1, __ATOMIC_RELAXED);
@@ -198,7 +198,7 @@ static void exit_destructors_may_allocate(void **state) {
   (void)state;
   exit_calls = 0;
   assert_int_equal(pthread_key_create(&exit_key, exit_destructor), 0);
-  for (int round = 0; round < 60; round++) {
+  for (int round = 0; round < 25; round++) {
     pthread_t threads[8];
     for (size_t t = 0; t < 8; t++) {
       assert_int_equal(
@@ -210,7 +210,7 @@ static void exit_destructors_may_allocate(void **state) {
       check_tagged(result, 6);
     }
   }
-  assert_int_equal(exit_calls, 60 * 8 * PTHREAD_DESTRUCTOR_ITERATIONS);
+  assert_int_equal(exit_calls, 25 * 8 * PTHREAD_DESTRUCTOR_ITERATIONS);
   pthread_key_delete(exit_key);
   wane_collect();
   assert_true(test_stats().threads_attached < 20);
@@ -225,7 +225,7 @@ static void *short_life(void *arg) {
 static void thousands_of_threads_leave_nothing(void **state) {
   (void)state;
   uint64_t attached = test_stats().threads_attached;
-  for (int i = 0; i < 3000; i++) {
+  for (int i = 0; i < 2000; i++) {
     pthread_t thread;
     assert_int_equal(pthread_create(&thread, NULL, short_life, NULL), 0);
     void *result = &result;
@@ -252,7 +252,7 @@ static void detached_threads_come_and_go(void **state) {
   pthread_attr_t attr;
   pthread_attr_init(&attr);
   pthread_attr_setdetachstate(&attr, PTHREAD_CREATE_DETACHED);
-  for (int i = 0; i < 1000; i++) {
+  for (int i = 0; i < 400; i++) {
     pthread_t thread;
     int error = EAGAIN;
     while (error == EAGAIN) {
@@ -278,7 +278,7 @@ static void detached_threads_come_and_go(void **state) {
 
 static void *attach_and_detach(void *arg) {
   (void)arg;
-  for (int i = 0; i < 50; i++) {
+  for (int i = 0; i < 15; i++) {
     wane_thread_attach();
     wane_thread_attach();
     void *object = make_tagged(2);
@@ -314,7 +314,7 @@ static void foreign_threads_attach_at_their_first_call(void **state) {
     skip();
   }
   memcpy(&create, &symbol, sizeof create);
-  for (int i = 0; i < 100; i++) {
+  for (int i = 0; i < 25; i++) {
     pthread_t threads[4];
     for (size_t t = 0; t < 4; t++) {
       assert_int_equal(create(&threads[t], NULL,
@@ -345,7 +345,7 @@ static void the_smallest_stacks_suffice(void **state) {
   pthread_attr_t attr;
   pthread_attr_init(&attr);
   pthread_attr_setstacksize(&attr, PTHREAD_STACK_MIN);
-  for (int i = 0; i < 50; i++) {
+  for (int i = 0; i < 15; i++) {
     pthread_t thread;
     void *result;
     assert_int_equal(
@@ -363,7 +363,7 @@ static void a_failing_pthread_create_is_told(void **state) {
   pthread_attr_init(&attr);
   pthread_attr_setstacksize(&attr, (size_t)1 << 46);
   uint64_t attached = test_stats().threads_attached;
-  for (int i = 0; i < 100; i++) {
+  for (int i = 0; i < 25; i++) {
     pthread_t thread;
     assert_int_not_equal(pthread_create(&thread, &attr, short_life, NULL), 0);
   }

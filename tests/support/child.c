@@ -9,7 +9,7 @@
 #include <unistd.h>
 
 /* A child that takes longer hangs: it is killed, which fails the test. */
-#define CHILD_SECONDS_MAX (TEST_ASAN || TEST_TSAN ? 100 : 25)
+#define CHILD_SECONDS_MAX (TEST_ASAN || TEST_TSAN ? 40 : 25)
 
 /* cmocka catches these to go on with the next test: not in a child. */
 static void child_reset_signals(void) {
