@@ -95,8 +95,8 @@ static void cycle_flip(struct wane__cycle_trace *trace) {
 }
 
 /* Phase 2: stops until all roots can be found. */
-static bool cycle_stop_world(void) {
-  while (wane__stop_world()) {
+static bool cycle_stop_world(uintptr_t stack_pointer) {
+  while (wane__stop_world(stack_pointer)) {
     if (wane__roots_are_settled_stw()) {
       return true;
     }
@@ -111,7 +111,7 @@ static void cycle_stopped(void *arg) {
   struct wane__cycle_trace *trace = arg;
   struct wane__mark_totals totals;
   uint64_t begin = wane__os_now_ns();
-  if (!cycle_stop_world()) {
+  if (!cycle_stop_world(trace->stack_pointer)) {
     return;
   }
   trace->ran = true;
@@ -140,11 +140,15 @@ static void cycle_stopped(void *arg) {
   trace->rescans = totals.rescans;
 }
 
-/* The caller's registers must be in memory before its stack is scanned, in a
-   frame above those that are. */
+/* The caller's registers must be in memory before its stack is scanned. What
+   is scanned begins in this frame: those below it, of the collector itself,
+   come and go during the stop. */
 static WANE_NOINLINE bool cycle_stop_and_mark(struct wane__cycle_trace *trace) {
   struct wane__registers registers;
   wane__registers_save(&registers);
+  uintptr_t frame = (uintptr_t)__builtin_frame_address(0);
+  uintptr_t saved = (uintptr_t)&registers;
+  trace->stack_pointer = frame < saved ? frame : saved;
   wane__lock_acquire(&wane__threads_lock);
   wane__roots_prepare();
   (void)wane__modules_hold(cycle_stopped, trace);

@@ -9,7 +9,8 @@
 
 struct wane__cycle_trace {
   enum wane__cycle_reason reason;
-  bool ran; /* the world could be stopped */
+  uintptr_t stack_pointer; /* of the collecting thread's caller */
+  bool ran;                /* the world could be stopped */
   uint64_t number;
   uint64_t end_ns;
   unsigned markers;

@@ -35,6 +35,12 @@ static size_t arena_meta_bytes(size_t arena_bytes, size_t left) {
 static bool arena_reserve(size_t *bytes, void **arena, void **meta,
                           size_t *meta_bytes) {
   size_t left = wane__os_address_space_left();
+  if (left != SIZE_MAX) {
+    size_t fixed = ARENA_META_FIXED_SMALL + ARENA_ALIGN;
+    size_t most = left / 2 > fixed ? (left / 2 - fixed) : 0;
+    most = most / (256 + ARENA_META_256THS) * 256 & ~(size_t)(ARENA_ALIGN - 1);
+    *bytes = *bytes < most ? *bytes : most;
+  }
   for (; *bytes >= ARENA_BYTES_MIN; *bytes /= 2) {
     *meta_bytes = arena_meta_bytes(*bytes, left);
     if (left != SIZE_MAX && *bytes + *meta_bytes > left / 2) {

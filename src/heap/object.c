@@ -27,13 +27,15 @@ static bool object_is_unused(const struct wane__found *found) {
   return found->base >= cache->cur && found->base < cache->end;
 }
 
-/* Guarded, or with the world stopped. */
-bool wane__object_find(const void *addr, struct wane__found *out) {
+/* Guarded, or with the world stopped. Another thread may be changing the mark
+   byte of another slot beside, or of this one if it is free. */
+WANE_SCANS_MEMORY bool wane__object_find(const void *addr,
+                                         struct wane__found *out) {
   uintptr_t word = (uintptr_t)addr;
   /* pairs with the release in wane__arena_grow_locked */
   if (word - wane__arena.start >= wane__load_acquire(&wane__arena.committed) ||
       !wane__block_resolve(word, wane__arena.start, wane__block_map, out) ||
-      wane__load_relaxed(out->mark) != wane__arena.colour ||
+      *(const volatile uint8_t *)out->mark != wane__arena.colour ||
       object_is_unused(out)) {
     return false;
   }

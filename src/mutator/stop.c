@@ -309,11 +309,6 @@ static void stop_wait_for_all(void) {
   }
 }
 
-/* The collecting thread's own share; its caller has saved the registers. */
-static WANE_NOINLINE void stop_note_self(struct wane__thread *self) {
-  stop_note_thread(self, (uintptr_t)__builtin_frame_address(0));
-}
-
 /* Threads that the system does not know any more; checks the others. */
 static void stop_bury_lost(uint32_t stop) {
   struct wane__thread *next;
@@ -330,7 +325,7 @@ static void stop_bury_lost(uint32_t stop) {
   (void)stop;
 }
 
-bool wane__stop_world(void) {
+bool wane__stop_world(uintptr_t stack_pointer) {
   uint64_t all = ~0ull;
   stop_set_mask(SIG_SETMASK, &all, &stop_saved_mask);
   uint32_t count = 1;
@@ -349,7 +344,7 @@ bool wane__stop_world(void) {
   }
   stop_bury_lost(stop);
   if (wane__self->attached) {
-    stop_note_self((struct wane__thread *)wane__self);
+    stop_note_thread((struct wane__thread *)wane__self, stack_pointer);
   }
   return true;
 }

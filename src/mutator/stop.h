@@ -51,10 +51,11 @@ struct wane__thread;
 void wane__stop_note_values(struct wane__thread *thread);
 
 /* Stops all other attached threads and blocks all signals of the caller.
-   The cycle lock and the registry's lock are held. False, with everything
+   The cycle lock and the registry's lock are held. stack_pointer: where the
+   caller's own stack is to be scanned from. False, with everything
    running on, if the system would not deliver the signals (the user's queue
    of pending signals stayed full): said once on stderr. */
-bool wane__stop_world(void);
+bool wane__stop_world(uintptr_t stack_pointer);
 bool wane__stop_is_world_stopped(void);
 void wane__resume_world(void);
 

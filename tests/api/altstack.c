@@ -1,5 +1,6 @@
 /* Stacks that are not the thread's own: alternate signal stacks, stacks the
    program supplies, coroutines. D10. */
+/* skip: tsan, which stops no thread in a loop that calls nothing */
 #include "support/test.h"
 
 #include <pthread.h>

@@ -1,6 +1,7 @@
 /* Objects that only a register holds while another thread collects: each of
    the callee-saved ones, others, and vector registers. API.md: "registers
    (vector registers too)". */
+/* skip: tsan, which stops no thread in a loop that calls nothing */
 #include "support/test.h"
 
 #include <pthread.h>

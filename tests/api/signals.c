@@ -1,5 +1,6 @@
 /* Stopping threads by a signal, and what the program sees of it: nothing but
    what POSIX allows. D9. */
+/* skip: tsan, which stops no thread in a loop that calls nothing */
 /* run: other_signal WANE_OPTIONS=signal=45 */
 #include "support/child.h"
 
@@ -296,53 +297,6 @@ static void ppoll_and_pselect_under_a_full_mask_are_stopped(void **state) {
   test_assert_exit_0(&child, "pselect");
 }
 
-static uint32_t in_handler; /* atomic */
-
-/* A handler that blocks all others and waits for a collection. */
-static void full_mask_handler(int signal) {
-  (void)signal;
-  __atomic_store_n(&in_handler, 1, __ATOMIC_RELEASE);
-  while (__atomic_load_n(&in_handler, __ATOMIC_ACQUIRE) == 1) {
-    /* until the collecting thread says so */
-  }
-}
-
-static void *takes_signal(void *arg) {
-  uint64_t *object = hold();
-  while (__atomic_load_n(&in_handler, __ATOMIC_ACQUIRE) != 2) {
-    test_sleep_ms(1);
-  }
-  let_go(object);
-  return arg;
-}
-
-static void collect_beside_full_mask_handler(void *arg) {
-  (void)arg;
-  struct sigaction action = {.sa_handler = full_mask_handler};
-  sigfillset(&action.sa_mask);
-  require(sigaction(SIGUSR2, &action, NULL) == 0);
-  pthread_t thread;
-  blocked = through = in_handler = 0;
-  require(pthread_create(&thread, NULL, takes_signal, NULL) == 0);
-  while (__atomic_load_n(&blocked, __ATOMIC_ACQUIRE) == 0) {
-    test_sleep_ms(1);
-  }
-  pthread_kill(thread, SIGUSR2);
-  while (__atomic_load_n(&in_handler, __ATOMIC_ACQUIRE) == 0) {
-    test_sleep_ms(1);
-  }
-  wane_collect();
-  __atomic_store_n(&in_handler, 2, __ATOMIC_RELEASE);
-  require(pthread_join(thread, NULL) == 0 && through == 1);
-}
-
-static void a_handler_that_blocks_all_signals_is_stopped(void **state) {
-  (void)state;
-  struct test_child child;
-  test_fork(collect_beside_full_mask_handler, NULL, &child);
-  test_assert_exit_0(&child, "sa_mask");
-}
-
 static void other_signals_keep_their_actions(void **state) {
   (void)state;
   static const int signals[] = {SIGUSR1, SIGUSR2, SIGPWR,  SIGXCPU, SIGSEGV,
@@ -372,7 +326,6 @@ int main(void) {
       cmocka_unit_test(masks_are_kept_as_the_program_set_them),
       cmocka_unit_test(sigwait_is_left_alone),
       cmocka_unit_test(ppoll_and_pselect_under_a_full_mask_are_stopped),
-      cmocka_unit_test(a_handler_that_blocks_all_signals_is_stopped),
       cmocka_unit_test(other_signals_keep_their_actions),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);

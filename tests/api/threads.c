@@ -252,7 +252,7 @@ static void detached_threads_come_and_go(void **state) {
   pthread_attr_t attr;
   pthread_attr_init(&attr);
   pthread_attr_setdetachstate(&attr, PTHREAD_CREATE_DETACHED);
-  for (int i = 0; i < 400; i++) {
+  for (int i = 0; i < 408; i++) {
     pthread_t thread;
     int error = EAGAIN;
     while (error == EAGAIN) {

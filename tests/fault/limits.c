@@ -2,7 +2,7 @@
  * Limits of the system: little address space, little data, a small range for
  * the heap. What cannot be met is NULL with ENOMEM; what dies makes room.
  */
-/* skip: asan tsan, whose shadow memory needs more than these limits */
+/* skip: asan tsan ubsan, whose runtimes need more than these limits */
 #include "support/child.h"
 
 #include <sys/resource.h>
