@@ -21,7 +21,9 @@ void wane_collect(void);
 
 /* Sets by how many percent the heap may grow over what was live after the
    last cycle before the next one begins (GOGC; starts at 100, 0 means 1).
-   Negative: only explicit and limit-driven cycles. Returns the old value. */
+   As long as a program sets nothing, a heap may grow by half as much again,
+   64 MiB at most. Negative: only explicit and limit-driven cycles. Returns the
+   old value. */
 int wane_set_gc_percent(int percent);
 
 /* Sets a soft limit in bytes on the memory Wane holds (GOMEMLIMIT). Near it

@@ -15,14 +15,16 @@
 #include "sweep.h"
 
 #define SWEEP_PORTION 64
+#define SWEEP_DELAY_NS 10000000
 #define RELEASE_PORTION_BYTES (4u << 20)
 #define TICKS_PER_IDLE 4
 #define IDLE_TICKS_MAX 64 /* the longest sleep, in ticks, when all is done */
 #define FORCED_AFTER_NS 120000000000ull
 #define IDLE_CYCLE_BYTES_MIN (256u << 10)
 
-static uint32_t background_wakes; /* a futex; seq_cst */
-static bool background_runs;      /* cycle lock */
+static uint32_t background_wanted; /* there may be unswept groups; a futex.
+                                      seq_cst */
+static bool background_runs;       /* cycle lock */
 
 static struct {
   uint64_t last_count;  /* what had been allocated at the last tick */
@@ -130,8 +132,11 @@ static void *background_thread(void *arg) {
   uint64_t ticks = 1;
   uint64_t last = wane__os_now_ns();
   for (;;) {
-    uint32_t wakes = wane__load(&background_wakes);
-    background_sweep();
+    if (wane__exchange(&background_wanted, 0) != 0) {
+      ticks = 1;
+      wane__os_sleep_ns(SWEEP_DELAY_NS);
+      background_sweep();
+    }
     uint64_t now = wane__os_now_ns();
     if (now - last >= tick_ns) {
       background_tick(now - last);
@@ -142,10 +147,7 @@ static void *background_thread(void *arg) {
     }
     uint64_t until = last + ticks * tick_ns;
     int64_t left = until > now ? (int64_t)(until - now) : 0;
-    wane__os_futex_wait(&background_wakes, wakes, left);
-    if (wane__load(&background_wakes) != wakes) {
-      ticks = 1;
-    }
+    wane__os_futex_wait(&background_wanted, 0, left);
   }
   return NULL;
 }
@@ -157,8 +159,9 @@ void wane__background_start(void) {
 }
 
 void wane__background_wake(void) {
-  wane__add(&background_wakes, 1);
-  wane__os_futex_wake(&background_wakes, 1);
+  if (wane__exchange(&background_wanted, 1) == 0) {
+    wane__os_futex_wake(&background_wanted, 1);
+  }
 }
 
 void wane__background_fork_child(void) {

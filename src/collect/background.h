@@ -2,6 +2,10 @@
  * The background thread: sweeps after a cycle, gives memory back, and runs a
  * cycle when the program rests.
  *
+ * Sweeping begins a hundredth of a second after a cycle. A program that
+ * allocates fast has swept what it needs by then, and a thread that wakes
+ * after each of many short cycles would only take its CPU.
+ *
  * Giving back. While the program allocates, free memory beyond what the heap
  * needs to reach its next goal is released, once it has been free for a
  * moment. When nothing has been allocated for idle_ms, all free memory is

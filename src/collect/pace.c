@@ -12,19 +12,22 @@
 #include "../heap/heap.h"
 #include "../heap/hooks.h"
 
+#define PACE_PERCENT_DEFAULT 100
 #define PACE_MINIMUM (4ull << 20)
 #define PACE_ROOM_MIN (1ull << 20)
+#define PACE_EXTRA_MAX (64ull << 20)
 /* Of a cgroup's limit, what is not Wane's: stacks, code, malloc. */
 #define PACE_CGROUP_SHARE_NUM 9
 #define PACE_CGROUP_SHARE_DEN 10
 
-static int pace_percent = 100;           /* relaxed */
-static uint64_t pace_limit = UINT64_MAX; /* relaxed */
-static uint32_t pace_limit_known;        /* the cgroup has been asked */
-static bool pace_from_cgroup;            /* the limit is not the user's */
-static bool pace_by_limit;               /* relaxed */
-static unsigned pace_threads = 1;        /* relaxed */
-static bool pace_tight;                  /* relaxed */
+static int pace_percent = PACE_PERCENT_DEFAULT; /* relaxed */
+static bool pace_percent_set;                   /* relaxed */
+static uint64_t pace_limit = UINT64_MAX;        /* relaxed */
+static uint32_t pace_limit_known;               /* the cgroup has been asked */
+static bool pace_from_cgroup;     /* the limit is not the user's */
+static bool pace_by_limit;        /* relaxed */
+static unsigned pace_threads = 1; /* relaxed */
+static bool pace_tight;           /* relaxed */
 
 struct wane__pace_output wane__pace(const struct wane__pace_input *in) {
   struct wane__pace_output out = {.growth_bytes = UINT64_MAX};
@@ -33,6 +36,10 @@ struct wane__pace_output wane__pace(const struct wane__pace_input *in) {
     uint64_t base = in->live_bytes > minimum ? in->live_bytes : minimum;
     uint64_t percent = in->percent == 0 ? 1 : (uint64_t)in->percent;
     out.growth_bytes = base / 100 * percent + base % 100 * percent / 100;
+    if (!in->is_percent_set) {
+      uint64_t extra = out.growth_bytes / 2;
+      out.growth_bytes += extra < PACE_EXTRA_MAX ? extra : PACE_EXTRA_MAX;
+    }
   }
   if (in->limit_bytes == UINT64_MAX) {
     return out;
@@ -97,6 +104,7 @@ void wane__pace_set_trigger(void) {
       /* holes in groups that are partly live, while they are */
       .overhead_bytes =
           totals.used_bytes > known ? (totals.used_bytes - known) / 4 : 0,
+      .is_percent_set = wane__load_relaxed(&pace_percent_set),
       .percent = wane__pace_percent(),
       .limit_bytes = wane__pace_limit(),
   };
@@ -109,7 +117,9 @@ void wane__pace_set_trigger(void) {
 void wane__pace_init(void) {
   int percent = (int)wane__options.gc_percent;
   pace_percent = percent == 0 ? 1 : percent;
-  struct wane__pace_input in = {.percent = pace_percent,
+  pace_percent_set = percent != PACE_PERCENT_DEFAULT;
+  struct wane__pace_input in = {.is_percent_set = pace_percent_set,
+                                .percent = pace_percent,
                                 .limit_bytes = UINT64_MAX};
   wane__heap_meter.trigger_bytes = wane__pace(&in).growth_bytes;
 }
@@ -128,6 +138,7 @@ static void pace_apply(void) {
 WANE_PUBLIC int wane_set_gc_percent(int percent) {
   int saved = errno;
   (void)wane__hooks.attach();
+  wane__store_relaxed(&pace_percent_set, true);
   int fresh = percent == 0 ? 1 : percent < 0 ? -1 : percent;
   int old = __atomic_exchange_n(&pace_percent, fresh, __ATOMIC_RELAXED);
   pace_apply();

@@ -4,10 +4,18 @@
  *
  *   growth = max(live, minimum) * percent / 100,
  *   minimum = 4 MiB for each thread that allocates, up to the number of CPUs
+ *   as long as no percentage was set: growth += min(growth / 2, 64 MiB)
  *   with a memory limit: at most limit - live - overhead, but at least
  *   live / 16 or 1 MiB, so that a live heap near the limit does not make every
  *   allocation a collection. (The CPU share of limit-driven cycles is bounded
  *   in cycle.c besides.)
+ *
+ * The extra growth is for programs that do not care: a small heap is cheap in
+ * bytes and dear in cycles, since what a cycle costs is in proportion to the
+ * live heap and what it brings is the growth. Best is a growth that rises with
+ * the square root of the live size (Kirisame, Shenoy, Panchekha: Optimal heap
+ * limits for reducing browser memory use, 2022); half as much again below 128
+ * MiB of live heap, and a fixed amount above, is near enough to it.
  *
  * The world is stopped while marking, so a cycle ends where it begins and the
  * growth needs no head start.
@@ -23,6 +31,7 @@ struct wane__pace_input {
   uint64_t live_bytes;
   unsigned threads;        /* that can allocate at once */
   uint64_t overhead_bytes; /* of the limit, taken by other than live objects */
+  bool is_percent_set;     /* by the program or an option */
   int percent;             /* negative: no cycles but limit-driven ones */
   uint64_t limit_bytes;    /* UINT64_MAX: none */
 };
