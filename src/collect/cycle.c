@@ -95,8 +95,10 @@ static void cycle_flip(struct wane__cycle_trace *trace) {
 }
 
 /* Phase 2: stops until all roots can be found. */
-static bool cycle_stop_world(uintptr_t stack_pointer) {
-  while (wane__stop_world(stack_pointer)) {
+static bool cycle_stop_world(const struct wane__cycle_trace *trace) {
+  unsigned cpus = cycle_cpus();
+  unsigned spare = cpus > trace->markers ? cpus - trace->markers : 0;
+  while (wane__stop_world(trace->stack_pointer, spare)) {
     if (wane__roots_are_settled_stw()) {
       return true;
     }
@@ -111,7 +113,7 @@ static void cycle_stopped(void *arg) {
   struct wane__cycle_trace *trace = arg;
   struct wane__mark_totals totals;
   uint64_t begin = wane__os_now_ns();
-  if (!cycle_stop_world(trace->stack_pointer)) {
+  if (!cycle_stop_world(trace)) {
     return;
   }
   trace->ran = true;

@@ -43,6 +43,11 @@ void wane__context_init(struct wane__context *context) {
 /* Slots of a run that starts at idx, which is free. */
 static size_t run_length(const uint8_t *marks, size_t idx, size_t limit) {
   size_t end = idx;
+  uint64_t word = 0;
+  while (word == 0 && end + sizeof word <= limit) { /* eight at a time */
+    memcpy(&word, marks + end, sizeof word);
+    end += word == 0 ? sizeof word : 0;
+  }
   while (end < limit && marks[end] == 0) {
     end++;
   }

@@ -20,6 +20,8 @@
 
 #define SIGNAL_DEFAULT_OFFSET 6
 #define STOP_SPINS 2000
+/* About 0.1 ms: waking an idle CPU can take longer than a small cycle. */
+#define PARK_SPINS 8000
 /* A full queue of pending signals is waited for, about 20 ms. */
 #define STOP_TRIES_YIELDING 100
 #define STOP_TRIES_MAX 300
@@ -31,6 +33,7 @@ static struct {
   uint32_t wanted;    /* number of the last stop begun. seq_cst */
   uint32_t released;  /* number of the last stop ended; a futex. seq_cst */
   uint32_t unstopped; /* threads yet to park, plus one; a futex. seq_cst */
+  bool may_spin;      /* parked threads, for a while. const during a stop */
   int signal;         /* const after init */
 } stop_state;
 
@@ -125,6 +128,12 @@ static void stop_park(struct wane__thread *thread, uintptr_t sp) {
              "INV-stop-2: a thread parks only for a stop under way");
   stop_note_thread(thread, sp);
   stop_count_one();
+  for (int i = 0; i < PARK_SPINS && stop_state.may_spin &&
+                  wane__load_relaxed(&stop_state.released) == released;
+       i++) {
+    wane__cpu_relax();
+  }
+  released = wane__load(&stop_state.released);
   while ((int32_t)(released - stop) < 0) {
     wane__os_futex_wait(&stop_state.released, released, -1);
     released = wane__load(&stop_state.released);
@@ -325,7 +334,7 @@ static void stop_bury_lost(uint32_t stop) {
   (void)stop;
 }
 
-bool wane__stop_world(uintptr_t stack_pointer) {
+bool wane__stop_world(uintptr_t stack_pointer, unsigned spare_cpus) {
   uint64_t all = ~0ull;
   stop_set_mask(SIG_SETMASK, &all, &stop_saved_mask);
   uint32_t count = 1;
@@ -333,6 +342,7 @@ bool wane__stop_world(uintptr_t stack_pointer) {
     count += t->state == WANE__THREAD_ATTACHED && &t->context != wane__self;
   }
   wane__store(&stop_state.unstopped, count);
+  stop_state.may_spin = count - 1 <= spare_cpus;
   uint32_t stop = wane__add(&stop_state.wanted, 1) + 1;
   bool ok = stop_send_all();
   stop_count_one();

@@ -52,10 +52,12 @@ void wane__stop_note_values(struct wane__thread *thread);
 
 /* Stops all other attached threads and blocks all signals of the caller.
    The cycle lock and the registry's lock are held. stack_pointer: where the
-   caller's own stack is to be scanned from. False, with everything
+   caller's own stack is to be scanned from. spare_cpus: that nobody needs
+   during the stop; if there is one for each thread to be stopped, they spin
+   for a moment before they sleep. False, with everything
    running on, if the system would not deliver the signals (the user's queue
    of pending signals stayed full): said once on stderr. */
-bool wane__stop_world(uintptr_t stack_pointer);
+bool wane__stop_world(uintptr_t stack_pointer, unsigned spare_cpus);
 bool wane__stop_is_world_stopped(void);
 void wane__resume_world(void);
 

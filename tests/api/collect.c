@@ -31,6 +31,7 @@ static void a_collection_is_one_forced_cycle(void **state) {
 static void *collect_often(void *arg) {
   for (int i = 0; i < 100; i++) {
     wane_collect();
+    test_breathe();
   }
   return arg;
 }

@@ -157,6 +157,7 @@ static void *collect_beside(void *arg) {
       memset(wane_alloc(64), 0xfe, 64);
     }
     wane_collect();
+    test_breathe();
   }
   return arg;
 }

@@ -34,6 +34,7 @@ static void *churn(void *arg) {
       memset(wane_alloc(256), 0xfe, 256);
     }
     wane_collect();
+    test_breathe();
   }
   return NULL;
 }

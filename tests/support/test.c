@@ -149,6 +149,12 @@ void test_sleep_ms(unsigned ms) {
   require(error == 0);
 }
 
+void test_breathe(void) {
+  if (TEST_TSAN) {
+    test_sleep_ms(2);
+  }
+}
+
 struct test_args test_args_read(int argc, char **argv, double seconds) {
   struct timespec now;
   clock_gettime(CLOCK_REALTIME, &now);

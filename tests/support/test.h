@@ -119,6 +119,9 @@ struct test_args {
 struct test_args test_args_read(int argc, char **argv, double seconds);
 /* At least so long, whatever signals come. */
 void test_sleep_ms(unsigned ms);
+/* A pause for loops that do nothing but collect: ThreadSanitizer lets nobody
+   else get on otherwise, since signals and locks wait for it. */
+void test_breathe(void);
 /* Monotonic. */
 double test_now(void);
 
