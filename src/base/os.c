@@ -306,6 +306,12 @@ size_t wane__os_copy_memory(void *to, uintptr_t from, size_t bytes) {
   return n > 0 ? (size_t)n : 0;
 }
 
+bool wane__os_can_copy_memory(void) {
+  uint64_t from = 1;
+  uint64_t to = 0;
+  return wane__os_copy_memory(&to, (uintptr_t)&from, sizeof to) == sizeof to;
+}
+
 /* Lines are read in pieces from a buffer on the stack: a maps file can be of
    any length, and malloc may be locked by a stopped thread. */
 bool wane__os_find_mapping(uintptr_t addr, struct wane__mapping *out) {

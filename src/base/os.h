@@ -60,6 +60,8 @@ size_t wane__os_address_space_left(void);
 
 /* Copies the process's own memory that may not be mapped; bytes copied. */
 size_t wane__os_copy_memory(void *to, uintptr_t from, size_t bytes);
+/* False where a filter of system calls forbids that. */
+bool wane__os_can_copy_memory(void);
 
 /* The mapping of the process that holds addr, from /proc/self/maps. */
 struct wane__mapping {

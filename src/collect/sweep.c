@@ -1,8 +1,6 @@
 /* The sweeper; see sweep.h. */
 #include "sweep.h"
 
-#include <string.h>
-
 #include "../base/atomic.h"
 #include "../base/check.h"
 #include "../base/options.h"
@@ -19,10 +17,9 @@ static size_t sweep_marks(uint8_t *marks, size_t slots) {
   uint64_t keep = BYTES_OF_ONE * colour;
   size_t live = 0;
   for (size_t i = 0; i < slots; i += 8) {
-    uint64_t word;
-    memcpy(&word, marks + i, sizeof word);
-    word &= keep;
-    memcpy(marks + i, &word, sizeof word);
+    uint64_t *words = (uint64_t *)(void *)(marks + i); /* a line's multiple */
+    uint64_t word = wane__load_relaxed(words) & keep;
+    wane__store_relaxed(words, word);
     live += (word >> (colour - 1)) * BYTES_OF_ONE >> 56;
   }
   return live;

@@ -96,8 +96,9 @@ static WANE_SCANS_MEMORY void verify_object(uintptr_t base) {
 }
 
 static WANE_SCANS_MEMORY void verify_root(void *unused, uintptr_t start,
-                                          uintptr_t end) {
+                                          uintptr_t end, bool is_copy) {
   (void)unused;
+  (void)is_copy;
   for (uintptr_t at = start; at < end; at += 8) {
     verify_word(*(const uintptr_t *)at, 0, at);
     while (verify.depth > 0) {

@@ -576,18 +576,25 @@ unsigned wane__mark_prepare(unsigned wanted) {
   return ready;
 }
 
-void wane__mark_add_range(void *unused, uintptr_t start, uintptr_t end) {
+void wane__mark_add_range(void *unused, uintptr_t start, uintptr_t end,
+                          bool is_copy) {
   (void)unused;
-  if (start >= end ||
+  if (start >= end) {
+    return;
+  }
+  if (!is_copy &&
       wane__range_push((struct wane__mark_range){start, end, NULL})) {
     return;
   }
+  struct marker *first = markers[0]; /* its words are marked in the round */
   struct mark_view view = mark_view_now();
   for (uintptr_t at = start; at < end; at += WANE__RANGE_PIECE_BYTES) {
     uintptr_t rest = end - at;
     rest = rest < WANE__RANGE_PIECE_BYTES ? rest : WANE__RANGE_PIECE_BYTES;
-    marker_scan(markers[0], &view, at, at + rest);
-    marker_drain(markers[0]);
+    if (!marker_has_room(first, rest / sizeof(uintptr_t))) {
+      marker_drain(first);
+    }
+    marker_scan(first, &view, at, at + rest);
   }
 }
 

@@ -53,7 +53,8 @@ struct wane__mark_totals {
 unsigned wane__mark_prepare(unsigned wanted);
 
 /* Adds a range of words to be scanned: a wane__root_visit. STW. */
-void wane__mark_add_range(void *unused, uintptr_t start, uintptr_t end);
+void wane__mark_add_range(void *unused, uintptr_t start, uintptr_t end,
+                          bool is_copy);
 
 /* Marks until nothing is left. STW. */
 void wane__mark_all_stw(unsigned markers, struct wane__mark_totals *totals);

@@ -1,8 +1,6 @@
 /* Added roots and pins, and the walk over all roots; see root.h. */
 #include "root.h"
 
-#include <malloc.h>
-
 #include "../../include/wane/heap.h"
 #include "../base/check.h"
 #include "../base/lock.h"
@@ -30,9 +28,10 @@ static struct root_pin *root_pins; /* open addressing, linear probing */
 static size_t root_pin_slots;      /* a power of two, or 0 */
 static size_t root_pin_used;       /* slots that are not free */
 
-/* What lies beside the main thread's thread-locals, copied at each stop. */
-#define ROOT_SURPLUS_BYTES ((size_t)4 * WANE__PAGE_BYTES_MIN)
-static uintptr_t *root_surplus; /* const after preparation; cycle lock */
+/* Pages beside the main thread's thread-locals. */
+#define ROOT_SURPLUS_PAGES 4
+/* A page for copies of memory that may not be there. cycle lock */
+static uintptr_t *root_copy;
 
 static struct wane__context *roots_enter(const char *function) {
   struct wane__context *self = wane__hooks.attach();
@@ -185,8 +184,8 @@ static void root_prepare_main(struct wane__thread *thread) {
 }
 
 void wane__roots_prepare(void) {
-  if (root_surplus == NULL) { /* without memory for it, tried again */
-    root_surplus = wane__meta_alloc(ROOT_SURPLUS_BYTES);
+  if (root_copy == NULL) { /* without memory for it, tried again */
+    root_copy = wane__meta_alloc(WANE__PAGE_BYTES_MIN);
   }
   for (struct wane__thread *t = wane__threads; t != NULL; t = t->next) {
     if (t->is_main && t->stack_high == 0) {
@@ -209,7 +208,7 @@ root_visit_fake_frames(const struct wane__thread *thread, uintptr_t start,
     void *low;
     void *high;
     if (__asan_addr_is_in_fake_stack(fake, *(void **)at, &low, &high)) {
-      visit(ctx, (uintptr_t)low, (uintptr_t)high);
+      visit(ctx, (uintptr_t)low, (uintptr_t)high, false);
     }
   }
 }
@@ -217,7 +216,7 @@ root_visit_fake_frames(const struct wane__thread *thread, uintptr_t start,
 static void root_visit_stack(const struct wane__thread *thread, uintptr_t start,
                              uintptr_t end, wane__root_visit *visit,
                              void *ctx) {
-  visit(ctx, start, end);
+  visit(ctx, start, end, false);
   root_visit_fake_frames(thread, start, end, visit, ctx);
 }
 
@@ -230,7 +229,7 @@ static void root_visit_away(const struct wane__thread *thread, uintptr_t sp,
     root_visit_stack(thread, sp, thread->alt_high, visit, ctx);
   } else if (sp - wane__arena.start < wane__arena.committed) {
     visit(ctx, (uintptr_t)&thread->stack_pointer,
-          (uintptr_t)(&thread->stack_pointer + 1));
+          (uintptr_t)(&thread->stack_pointer + 1), false);
   } else if (wane__os_find_mapping(sp, &mapping)) {
     root_visit_stack(thread, sp, mapping.end, visit, ctx);
   } else {
@@ -295,16 +294,38 @@ WANE_SCANS_MEMORY bool wane__roots_are_settled_stw(void) {
   return true;
 }
 
-/* The vector is brought up to date lazily: the block may still be that of a
-   closed module which had the number before, and be shorter. */
-static size_t root_tls_bytes(const struct root_dtv *entry, size_t bytes) {
-  if (entry->to_free == 0) {
-    return bytes;
+/* Visits memory of which it is not sure that it is there: by copies. */
+static void root_visit_copies(uintptr_t start, uintptr_t end,
+                              wane__root_visit *visit, void *ctx) {
+  size_t page = WANE__PAGE_BYTES_MIN;
+  while (start < end && root_copy != NULL) {
+    size_t bytes = page - (start & (page - 1));
+    bytes = bytes < end - start ? bytes : end - start;
+    size_t copied = wane__os_copy_memory(root_copy, start, bytes);
+    if (copied == 0) {
+      return;
+    }
+    visit(ctx, (uintptr_t)root_copy, (uintptr_t)root_copy + copied, true);
+    start += bytes;
   }
-  size_t have = malloc_usable_size((void *)entry->to_free);
-  size_t before = entry->value - entry->to_free;
-  have = have > before ? have - before : 0;
-  return bytes < have ? bytes : have;
+}
+
+/* One module's block. In static memory it stays as long as the thread. A block
+   from malloc may be that of a closed module which had the number before, and
+   be shorter, as the vector is brought up to date lazily; or the thread was
+   stopped between freeing it and noting that. */
+static void root_visit_tls_block(const struct root_dtv *entry, size_t bytes,
+                                 wane__root_visit *visit, void *ctx) {
+  uintptr_t start = (entry->value + 7) & ~(uintptr_t)7;
+  uintptr_t end = (entry->value + bytes) & ~(uintptr_t)7;
+  if (start >= end) {
+    return;
+  }
+  if (entry->to_free == 0 || !wane__os_can_copy_memory()) {
+    visit(ctx, start, end, false);
+  } else {
+    root_visit_copies(start, end, visit, ctx);
+  }
 }
 
 static WANE_SCANS_MEMORY void root_visit_tls(const struct wane__thread *thread,
@@ -318,8 +339,7 @@ static WANE_SCANS_MEMORY void root_visit_tls(const struct wane__thread *thread,
     }
     uintptr_t block = dtv[tls->id].value;
     if (block != 0 && block != UINTPTR_MAX) {
-      size_t bytes = root_tls_bytes(&dtv[tls->id], tls->bytes);
-      visit(ctx, (block + 7) & ~(uintptr_t)7, (block + bytes) & ~(uintptr_t)7);
+      root_visit_tls_block(&dtv[tls->id], tls->bytes, visit, ctx);
     }
   }
 }
@@ -338,17 +358,13 @@ root_visit_surplus(const struct wane__thread *thread, wane__root_visit *visit,
     size_t id = wane__module_tls[i].id;
     is_needed = is_needed || id > dtv[-1].value || dtv[id].value + 1 <= 1;
   }
-  if (!is_needed || !thread->is_main || root_surplus == NULL) {
+  if (!is_needed || !thread->is_main) {
     return;
   }
   const uintptr_t page = WANE__PAGE_BYTES_MIN;
   uintptr_t at = thread->thread_pointer & ~(page - 1);
-  for (size_t done = 0; done < ROOT_SURPLUS_BYTES; done += page) {
-    uintptr_t *copy = root_surplus + done / sizeof *copy;
-    if (wane__os_copy_memory(copy, at, page) != page) {
-      return;
-    }
-    visit(ctx, (uintptr_t)copy, (uintptr_t)copy + page);
+  for (unsigned i = 0; i < ROOT_SURPLUS_PAGES; i++) {
+    root_visit_copies(at, at + page, visit, ctx);
 #if defined(__x86_64__)
     at -= page;
 #else
@@ -359,12 +375,12 @@ root_visit_surplus(const struct wane__thread *thread, wane__root_visit *visit,
 
 static void root_visit_thread(const struct wane__thread *thread,
                               wane__root_visit *visit, void *ctx) {
-  visit(ctx, (uintptr_t)&thread->start_arg,
-        (uintptr_t)(&thread->start_arg + 1));
+  visit(ctx, (uintptr_t)&thread->start_arg, (uintptr_t)(&thread->start_arg + 1),
+        false);
   visit(ctx, (uintptr_t)thread->values,
-        (uintptr_t)(thread->values + thread->value_count));
+        (uintptr_t)(thread->values + thread->value_count), false);
   visit(ctx, (uintptr_t)thread->results,
-        (uintptr_t)(thread->results + thread->result_count));
+        (uintptr_t)(thread->results + thread->result_count), false);
   if (thread->state != WANE__THREAD_ATTACHED) {
     return;
   }
@@ -380,17 +396,18 @@ static void root_visit_thread(const struct wane__thread *thread,
 
 void wane__roots_each_stw(wane__root_visit *visit, void *ctx) {
   for (size_t i = 0; i < wane__module_data_count; i++) {
-    visit(ctx, wane__module_data[i].start, wane__module_data[i].end);
+    visit(ctx, wane__module_data[i].start, wane__module_data[i].end, false);
   }
   for (struct wane__thread *t = wane__threads; t != NULL; t = t->next) {
     root_visit_thread(t, visit, ctx);
   }
   for (size_t i = 0; i < root_range_count; i++) {
     visit(ctx, (root_ranges[i].start + 7) & ~(uintptr_t)7,
-          root_ranges[i].end & ~(uintptr_t)7);
+          root_ranges[i].end & ~(uintptr_t)7, false);
   }
   if (root_pin_slots != 0) { /* hash values among them point nowhere */
-    visit(ctx, (uintptr_t)root_pins, (uintptr_t)(root_pins + root_pin_slots));
+    visit(ctx, (uintptr_t)root_pins, (uintptr_t)(root_pins + root_pin_slots),
+          false);
   }
 }
 

@@ -32,8 +32,10 @@
 #include <stddef.h>
 #include <stdint.h>
 
-/* Gets each root range once; words are scanned conservatively. */
-typedef void wane__root_visit(void *ctx, uintptr_t start, uintptr_t end);
+/* Gets each root range once; words are scanned conservatively. A range that is
+   a copy is overwritten after the call. */
+typedef void wane__root_visit(void *ctx, uintptr_t start, uintptr_t end,
+                              bool is_copy);
 
 /* Bounds of stacks and main thread-locals that need reading /proc. With the
    registry's lock held, before the stop. */

@@ -6,10 +6,14 @@
 #define MIB ((uint64_t)1 << 20)
 #define NO_LIMIT UINT64_MAX
 
+/* With a percentage that was set. */
 static struct wane__pace_output pace(uint64_t live, int percent,
                                      uint64_t limit) {
-  struct wane__pace_input in = {
-      .live_bytes = live, .percent = percent, .limit_bytes = limit};
+  struct wane__pace_input in = {.live_bytes = live,
+                                .threads = 1,
+                                .is_percent_set = true,
+                                .percent = percent,
+                                .limit_bytes = limit};
   return wane__pace(&in);
 }
 
@@ -22,11 +26,61 @@ static void growth_is_a_percentage_of_what_lives(void **state) {
   assert_false(pace(100 * MIB, 100, NO_LIMIT).by_limit);
 }
 
+/* Half as much again, up to 64 MiB, until a percentage is set. */
+static void an_untouched_pace_is_more_generous(void **state) {
+  (void)state;
+  struct wane__pace_input in = {
+      .live_bytes = 100 * MIB, .percent = 100, .limit_bytes = NO_LIMIT};
+  assert_int_equal(wane__pace(&in).growth_bytes, 150 * MIB);
+  in.live_bytes = 1000 * MIB;
+  assert_int_equal(wane__pace(&in).growth_bytes, 1064 * MIB);
+  in.limit_bytes = 1500 * MIB;
+  assert_int_equal(wane__pace(&in).growth_bytes, 500 * MIB);
+}
+
+static void each_allocating_thread_raises_the_minimum(void **state) {
+  (void)state;
+  struct wane__pace_input in = {.is_percent_set = true,
+                                .percent = 100,
+                                .threads = 1,
+                                .limit_bytes = NO_LIMIT};
+  uint64_t one = wane__pace(&in).growth_bytes;
+  in.threads = 3;
+  assert_int_equal(wane__pace(&in).growth_bytes, 3 * one);
+}
+
 static void small_heaps_grow_by_a_minimum(void **state) {
   (void)state;
   uint64_t empty = pace(0, 100, NO_LIMIT).growth_bytes;
   assert_true(empty >= MIB);
   assert_int_equal(pace(1000, 100, NO_LIMIT).growth_bytes, empty);
+}
+
+static void each_allocating_thread_has_its_minimum(void **state) {
+  (void)state;
+  struct wane__pace_input in = {.threads = 1,
+                                .is_percent_set = true,
+                                .percent = 100,
+                                .limit_bytes = NO_LIMIT};
+  uint64_t one = wane__pace(&in).growth_bytes;
+  in.threads = 4;
+  assert_int_equal(wane__pace(&in).growth_bytes, 4 * one);
+  in.live_bytes = 1000 * MIB;
+  assert_int_equal(wane__pace(&in).growth_bytes, 1000 * MIB);
+}
+
+/* Half as much again, and no more than a fixed amount. */
+static void without_a_percentage_small_heaps_grow_more(void **state) {
+  (void)state;
+  for (uint64_t live = 8; live < 10000; live *= 2) {
+    struct wane__pace_input in = {.live_bytes = live * MIB,
+                                  .threads = 1,
+                                  .percent = 100,
+                                  .limit_bytes = NO_LIMIT};
+    uint64_t growth = wane__pace(&in).growth_bytes;
+    assert_in_range(growth, live * MIB, live * MIB * 3 / 2);
+    assert_in_range(growth - live * MIB, 1, 100 * MIB);
+  }
 }
 
 static void percent_0_is_1_and_negative_is_never(void **state) {
@@ -63,6 +117,7 @@ static void at_the_limit_some_growth_is_left(void **state) {
 static void overhead_counts_against_the_limit(void **state) {
   (void)state;
   struct wane__pace_input in = {.live_bytes = 100 * MIB,
+                                .threads = 1,
                                 .overhead_bytes = 20 * MIB,
                                 .percent = 100,
                                 .limit_bytes = 160 * MIB};
@@ -80,7 +135,11 @@ static void extreme_numbers_do_not_overflow(void **state) {
 int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(growth_is_a_percentage_of_what_lives),
+      cmocka_unit_test(an_untouched_pace_is_more_generous),
+      cmocka_unit_test(each_allocating_thread_raises_the_minimum),
       cmocka_unit_test(small_heaps_grow_by_a_minimum),
+      cmocka_unit_test(each_allocating_thread_has_its_minimum),
+      cmocka_unit_test(without_a_percentage_small_heaps_grow_more),
       cmocka_unit_test(percent_0_is_1_and_negative_is_never),
       cmocka_unit_test(a_limit_lowers_the_growth),
       cmocka_unit_test(at_the_limit_some_growth_is_left),
