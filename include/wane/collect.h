@@ -21,8 +21,8 @@ void wane_collect(void);
 
 /* Sets by how many percent the heap may grow over what was live after the
    last cycle before the next one begins (GOGC; starts at 100, 0 means 1).
-   As long as a program sets nothing, a heap may grow by half as much again,
-   64 MiB at most. Negative: only explicit and limit-driven cycles. Returns the
+   As long as a program sets nothing, a heap may grow by a quarter more, 64 MiB
+   at most. Negative: only explicit and limit-driven cycles. Returns the
    old value. */
 int wane_set_gc_percent(int percent);
 

@@ -37,7 +37,7 @@ struct wane__pace_output wane__pace(const struct wane__pace_input *in) {
     uint64_t percent = in->percent == 0 ? 1 : (uint64_t)in->percent;
     out.growth_bytes = base / 100 * percent + base % 100 * percent / 100;
     if (!in->is_percent_set) {
-      uint64_t extra = out.growth_bytes / 2;
+      uint64_t extra = out.growth_bytes / 4;
       out.growth_bytes += extra < PACE_EXTRA_MAX ? extra : PACE_EXTRA_MAX;
     }
   }

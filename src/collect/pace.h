@@ -3,8 +3,9 @@
  * of numbers, all in bytes.
  *
  *   growth = max(live, minimum) * percent / 100,
- *   minimum = 4 MiB for each thread that allocates, up to the number of CPUs
- *   as long as no percentage was set: growth += min(growth / 2, 64 MiB)
+ *   minimum = 4 MiB for each thread that allocates, up to the number of CPUs:
+ *   they reach it together, and each cycle stops them all
+ *   as long as no percentage was set: growth += min(growth / 4, 64 MiB)
  *   with a memory limit: at most limit - live - overhead, but at least
  *   live / 16 or 1 MiB, so that a live heap near the limit does not make every
  *   allocation a collection. (The CPU share of limit-driven cycles is bounded
@@ -14,8 +15,8 @@
  * bytes and dear in cycles, since what a cycle costs is in proportion to the
  * live heap and what it brings is the growth. Best is a growth that rises with
  * the square root of the live size (Kirisame, Shenoy, Panchekha: Optimal heap
- * limits for reducing browser memory use, 2022); half as much again below 128
- * MiB of live heap, and a fixed amount above, is near enough to it.
+ * limits for reducing browser memory use, 2022); a quarter more below 256 MiB
+ * of live heap, and a fixed amount above, is near enough to it.
  *
  * The world is stopped while marking, so a cycle ends where it begins and the
  * growth needs no head start.

@@ -15,7 +15,7 @@
 #define ROOT_DTV_CAPACITY_MAX (1u << 20)
 
 struct root_pin {
-  uintptr_t base; /* of the object; 0: free, 1: was in use */
+  uintptr_t base; /* of the object; 0: the slot is free */
   size_t count;
 };
 
@@ -93,22 +93,36 @@ WANE_PUBLIC void wane_remove_root(const void *start) {
   roots_leave(self);
 }
 
+static size_t pin_home(uintptr_t base) {
+  return ((base >> WANE__GRANULE_LOG2) * 0x9e3779b97f4a7c15ull >> 20) &
+         (root_pin_slots - 1);
+}
+
 /* The slot of base, or the one where it would go. There is a free one. */
 static struct root_pin *pin_find(uintptr_t base) {
+  size_t i = pin_home(base);
+  while (root_pins[i].base != base && root_pins[i].base != 0) {
+    i = (i + 1) & (root_pin_slots - 1);
+  }
+  return &root_pins[i];
+}
+
+/* Frees a slot, and moves up what was put behind it for want of it (Knuth,
+   TAOCP 3, 6.4, algorithm R): no marks of former pins are left behind. */
+static void pin_remove(struct root_pin *pin) {
   size_t mask = root_pin_slots - 1;
-  struct root_pin *reuse = NULL;
-  for (size_t i = (base >> 4) * 0x9e3779b97f4a7c15ull >> 20;; i++) {
-    struct root_pin *pin = &root_pins[i & mask];
-    if (pin->base == base) {
-      return pin;
-    }
-    if (pin->base == 1 && reuse == NULL) {
-      reuse = pin;
-    }
-    if (pin->base == 0) {
-      return reuse != NULL ? reuse : pin;
+  size_t hole = (size_t)(pin - root_pins);
+  for (size_t i = (hole + 1) & mask; root_pins[i].base != 0;
+       i = (i + 1) & mask) {
+    size_t home = pin_home(root_pins[i].base);
+    bool stays = ((i - home) & mask) < ((i - hole) & mask);
+    if (!stays) {
+      root_pins[hole] = root_pins[i];
+      hole = i;
     }
   }
+  root_pins[hole] = (struct root_pin){0};
+  root_pin_used--;
 }
 
 /* At most 3/4 of the slots are in use. */
@@ -127,7 +141,7 @@ static bool pins_make_room(void) {
   root_pin_slots = slots;
   root_pin_used = 0;
   for (size_t i = 0; i < old_slots; i++) {
-    if (old[i].base > 1) {
+    if (old[i].base != 0) {
       *pin_find(old[i].base) = old[i];
       root_pin_used++;
     }
@@ -164,7 +178,7 @@ WANE_PUBLIC void wane_unpin(const void *ptr) {
     wane__fatal(name, "%p is not pinned", ptr);
   }
   if (--pin->count == 0) {
-    pin->base = 1;
+    pin_remove(pin);
   }
   roots_leave(self);
 }

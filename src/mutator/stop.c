@@ -128,7 +128,7 @@ static void stop_park(struct wane__thread *thread, uintptr_t sp) {
              "INV-stop-2: a thread parks only for a stop under way");
   stop_note_thread(thread, sp);
   stop_count_one();
-  for (int i = 0; i < PARK_SPINS && stop_state.may_spin &&
+  for (int i = 0; i < PARK_SPINS && wane__load_relaxed(&stop_state.may_spin) &&
                   wane__load_relaxed(&stop_state.released) == released;
        i++) {
     wane__cpu_relax();
@@ -342,7 +342,7 @@ bool wane__stop_world(uintptr_t stack_pointer, unsigned spare_cpus) {
     count += t->state == WANE__THREAD_ATTACHED && &t->context != wane__self;
   }
   wane__store(&stop_state.unstopped, count);
-  stop_state.may_spin = count - 1 <= spare_cpus;
+  wane__store_relaxed(&stop_state.may_spin, count - 1 <= spare_cpus);
   uint32_t stop = wane__add(&stop_state.wanted, 1) + 1;
   bool ok = stop_send_all();
   stop_count_one();
