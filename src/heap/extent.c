@@ -206,7 +206,7 @@ size_t wane__extent_release(size_t budget_bytes, uint32_t before_tick) {
       size_t i = 0;
       while (i < b->blocks && extent_released_bytes - start < budget_bytes) {
         size_t left = budget_bytes - (extent_released_bytes - start);
-        size_t max = (left >> WANE__BLOCK_LOG2) + 1;
+        size_t max = left / WANE__BLOCK_BYTES + (left % WANE__BLOCK_BYTES != 0);
         max = max < b->blocks - i ? max : b->blocks - i;
         i += extent_is_due(b + i, before_tick)
                  ? extent_release_stretch_locked(b + i, max)
