@@ -18,7 +18,6 @@
 
 /* All three return the old value. */
 #define wane__add_relaxed(p, v) __atomic_fetch_add((p), (v), __ATOMIC_RELAXED)
-#define wane__sub_relaxed(p, v) __atomic_fetch_sub((p), (v), __ATOMIC_RELAXED)
 #define wane__add(p, v) __atomic_fetch_add((p), (v), __ATOMIC_SEQ_CST)
 #define wane__sub(p, v) __atomic_fetch_sub((p), (v), __ATOMIC_SEQ_CST)
 #define wane__exchange(p, v) __atomic_exchange_n((p), (v), __ATOMIC_SEQ_CST)

@@ -17,7 +17,6 @@
 #define WANE_INLINE static inline __attribute__((always_inline))
 /* A fast path: starts a cache line, so its speed is not left to chance. */
 #define WANE_HOT __attribute__((hot, aligned(64)))
-#define WANE_COLD __attribute__((cold, noinline))
 #define WANE_PRINTF(fmt, args) __attribute__((format(printf, fmt, args)))
 
 #define WANE_CACHE_LINE 64

@@ -240,16 +240,6 @@ bool wane__threads_init(void) {
   return pthread_key_create(&thread_key, thread_exit) == 0;
 }
 
-uint64_t wane__thread_count(void) {
-  uint64_t count = 0;
-  wane__lock_acquire(&wane__threads_lock);
-  for (struct wane__thread *t = wane__threads; t != NULL; t = t->next) {
-    count += t->state == WANE__THREAD_ATTACHED;
-  }
-  wane__lock_release(&wane__threads_lock);
-  return count;
-}
-
 void wane__threads_fork_child(const struct wane__context *self) {
   struct wane__thread *next;
   for (struct wane__thread *t = wane__threads; t != NULL; t = next) {

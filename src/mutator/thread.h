@@ -97,8 +97,6 @@ void wane__thread_bury_locked(struct wane__thread *thread);
 /* Adds a leaving thread's counts to the heap's. */
 void wane__thread_retire_counts(struct wane__context *context);
 
-uint64_t wane__thread_count(void);
-
 /* In the child of fork, with the lock held since before: only the calling
    thread is left, whose context is self (NULL: it was not attached). */
 void wane__threads_fork_child(const struct wane__context *self);
