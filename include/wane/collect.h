@@ -7,6 +7,7 @@
 #ifndef WANE_COLLECT_H
 #define WANE_COLLECT_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -15,9 +16,25 @@ extern "C" {
 #endif
 
 /* Runs one full cycle that begins after the call, and its sweep. On return
-   the memory of what was unreachable at the call can be used again. Threads
-   that call at once may share one cycle. */
+   the memory of what was unreachable at the call can be used again, every weak
+   pointer to it is NULL, and its callbacks are queued; they need not have run:
+   wane_drain waits for that. Threads that call at once may share one cycle. */
 void wane_collect(void);
+
+/* Waits until every callback queued before the call has returned, those of
+   user queues aside; at most timeout_ms milliseconds, -1: no limit. False
+   when the time is over. Fatal inside a callback. */
+bool wane_drain(int timeout_ms);
+
+/* Stops the library's callback threads, after what is queued has run; waits
+   for that. They start again with the next registration.
+   WANE_RUN_CLEANUPS: then runs what is registered, as if everything had died,
+   on the calling thread: all weak pointers are NULL, what waits in user queues
+   runs, then finalizers, then cleanups, user queues' among them. What the
+   callbacks themselves register is not run. Other threads should not use the
+   heap meanwhile. Fatal inside a callback, and with unknown flags. */
+#define WANE_RUN_CLEANUPS 1u
+void wane_shutdown(unsigned flags);
 
 /* Sets by how many percent the heap may grow over what was live after the
    last cycle before the next one begins (GOGC; starts at 100, 0 means 1).
@@ -60,6 +77,8 @@ struct wane_stats {
   uint64_t mark_threads;
   const char *dirty_backend; /* how written pages are tracked: "none" */
 
+  /* Each in all since the start. queued less run is the backlog; registered
+     less queued and stopped is how many there are now. */
   uint64_t cleanups_registered;
   uint64_t cleanups_queued;
   uint64_t cleanups_run;
@@ -67,13 +86,15 @@ struct wane_stats {
   uint64_t finalizers_registered;
   uint64_t finalizers_queued;
   uint64_t finalizers_run;
-  uint64_t finalizers_stopped;
-  uint64_t weak_handles_live;
+  uint64_t finalizers_stopped; /* cleared before they were queued */
+  uint64_t weak_handles_live;  /* to objects that live, static data too */
 
   uint64_t foreign_bytes; /* mapped or adopted memory kept by the collector */
   uint64_t threads_attached;
 
   uint64_t released_bytes; /* heap memory given back to the system, in all */
+
+  uint64_t safety_nets_needed; /* cleanups that should not have had to run */
 };
 
 /* Fills out->size bytes of out. A size smaller than the first member: fatal.

@@ -30,6 +30,11 @@
   __atomic_compare_exchange_n((p), (expected), (v), 0, __ATOMIC_ACQUIRE,       \
                               __ATOMIC_RELAXED)
 
+/* All that was stored before, before all that is stored after. */
+#define wane__fence_release() __atomic_thread_fence(__ATOMIC_RELEASE)
+/* All that was loaded before, before all that is loaded after. */
+#define wane__fence_acquire() __atomic_thread_fence(__ATOMIC_ACQUIRE)
+
 /* Orders memory accesses against a signal handler of the same thread only. */
 #define wane__signal_fence() __atomic_signal_fence(__ATOMIC_SEQ_CST)
 

@@ -19,11 +19,16 @@ static void lock_note_acquire(const struct wane__lock *lock) {
   lock_held_ranks |= 1u << lock->rank;
 }
 
+static void lock_note_peer(const struct wane__lock *lock) {
+  lock_held_ranks &= ~(1u << lock->rank);
+}
+
 static void lock_note_release(const struct wane__lock *lock) {
   lock_held_ranks &= ~(1u << lock->rank);
 }
 #else
 static void lock_note_acquire(const struct wane__lock *lock) { (void)lock; }
+static void lock_note_peer(const struct wane__lock *lock) { (void)lock; }
 static void lock_note_release(const struct wane__lock *lock) { (void)lock; }
 #endif
 
@@ -46,6 +51,11 @@ void wane__lock_acquire(struct wane__lock *lock) {
     wane__os_futex_wait(&lock->word, 2, -1);
   }
   lock_note_acquire(lock);
+}
+
+void wane__lock_acquire_peer(struct wane__lock *lock) {
+  lock_note_peer(lock); /* as if those before had been released */
+  wane__lock_acquire(lock);
 }
 
 bool wane__lock_try(struct wane__lock *lock) {

@@ -22,6 +22,10 @@ enum wane__lock_rank {
   WANE__RANK_ROOTS,     /* added roots and pins */
   WANE__RANK_CLASS,     /* the block lists of one size class */
   WANE__RANK_PAGES,     /* free runs of blocks */
+  WANE__RANK_STRIPE,    /* the records of a part of the heap's groups */
+  WANE__RANK_QUEUES,    /* the list of callback queues, places of nets */
+  WANE__RANK_QUEUE,     /* one callback queue */
+  WANE__RANK_POOL,      /* free records of one kind */
   WANE__RANK_META,      /* memory for records */
   WANE__RANK_MARK,      /* queues between markers */
 };
@@ -35,6 +39,9 @@ struct wane__lock {
   { 0, (r) }
 
 void wane__lock_acquire(struct wane__lock *lock);
+/* The same for the next of several locks of one rank, which are all taken, in
+   a fixed order: around fork only. */
+void wane__lock_acquire_peer(struct wane__lock *lock);
 bool wane__lock_try(struct wane__lock *lock);
 void wane__lock_release(struct wane__lock *lock);
 

@@ -34,15 +34,11 @@ static size_t meta_round(size_t bytes, size_t to) {
   return (bytes + to - 1) & ~(to - 1);
 }
 
-static bool meta_commit_locked(uintptr_t end) {
-  if (end <= meta_committed) {
-    return true;
-  }
-  bool large = end > meta_large;
-  uintptr_t upto = meta_committed +
-                   meta_round(end - meta_committed,
-                              large ? META_COMMIT_LARGE : META_COMMIT_SMALL);
+/* Commits up to end and on to a whole step; false if that cannot be had. */
+static bool meta_commit_step_locked(uintptr_t end, size_t step) {
+  uintptr_t upto = meta_committed + meta_round(end - meta_committed, step);
   upto = upto < meta_end ? upto : meta_end;
+  bool large = step == META_COMMIT_LARGE;
   if (end > upto ||
       !wane__os_commit((void *)meta_committed, upto - meta_committed)) {
     return false;
@@ -52,6 +48,14 @@ static bool meta_commit_locked(uintptr_t end) {
   }
   meta_committed = upto;
   return true;
+}
+
+/* Under a tight limit a small step may still be possible. */
+static bool meta_commit_locked(uintptr_t end) {
+  return end <= meta_committed ||
+         (end > meta_large &&
+          meta_commit_step_locked(end, META_COMMIT_LARGE)) ||
+         meta_commit_step_locked(end, META_COMMIT_SMALL);
 }
 
 static void *meta_alloc_locked(size_t bytes) {
@@ -64,6 +68,14 @@ static void *meta_alloc_locked(size_t bytes) {
   void *record = (void *)meta_next;
   meta_next += rounded;
   return record;
+}
+
+bool wane__meta_ensure(size_t bytes) {
+  wane__lock_acquire(&meta_lock);
+  bool ok =
+      bytes <= meta_end - meta_next && meta_commit_locked(meta_next + bytes);
+  wane__lock_release(&meta_lock);
+  return ok;
 }
 
 void *wane__meta_alloc(size_t bytes) {

@@ -18,6 +18,9 @@ void wane__meta_init(void *start, size_t bytes);
 /* Zeroed memory aligned to a cache line, or NULL with errno ENOMEM. */
 void *wane__meta_alloc(size_t bytes);
 
+/* Makes sure that so many bytes can be had without asking the system. */
+bool wane__meta_ensure(size_t bytes);
+
 /* Takes from a list of records of one size, or makes a new one. The list is a
    chain through the first word; records from it are NOT zeroed beyond what
    the user left, but for that first word. NULL with ENOMEM. */

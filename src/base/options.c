@@ -58,9 +58,16 @@ static void option_print_table(bool markdown) {
 
 /* Values are numbers, but for these words. */
 static bool option_number(const char *text, int64_t *number) {
-  if (strcmp(text, "markdown") == 0) {
-    *number = 2;
-    return true;
+  static const struct {
+    const char *word;
+    int64_t number;
+  } words[] = {
+      {"markdown", 2}, {"cleanups", 1}, {"cleanups:fail", 2}, {"run", 1}};
+  for (size_t i = 0; i < sizeof words / sizeof words[0]; i++) {
+    if (strcmp(text, words[i].word) == 0) {
+      *number = words[i].number;
+      return true;
+    }
   }
   if (strncmp(text, "alloc", 5) == 0) {
     if (text[5] == '\0') {

@@ -34,6 +34,11 @@
     "a cycle at every Nth allocation, written stress=alloc:N")                 \
   X(poison, 0, 0, 1,                                                           \
     "fill freed memory, and forbid it to AddressSanitizer and Valgrind")       \
+  X(check, 0, 0, 2,                                                            \
+    "check=cleanups: after each cycle report cleanups and finalizers that "    \
+    "can never run; check=cleanups:fail: and abort")                           \
+  X(fork, 0, 0, 1,                                                             \
+    "fork=run: a child of fork runs the callbacks that waited at the fork")    \
   X(fault, 0, 0, INT64_MAX,                                                    \
     "testing: the Nth system call that can fail fails")                        \
   X(fault_more, 0, 0, 1, "testing: and so do all after it")                    \

@@ -12,6 +12,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/eventfd.h>
 #include <sys/mman.h>
 #include <sys/resource.h>
 #include <sys/syscall.h>
@@ -159,21 +160,68 @@ void wane__os_sleep_ns(uint64_t ns) {
   errno = saved;
 }
 
-/* Files by the system calls themselves: the C library's functions are points
-   where a thread can be cancelled, which must not happen in a cycle. */
-static int os_open(const char *path) {
+/* Nothing of a cycle may be a point of cancellation. */
+int wane__os_open(const char *path) {
   return (int)syscall(SYS_openat, AT_FDCWD, path, O_RDONLY | O_CLOEXEC, 0);
+}
+
+ssize_t wane__os_read_at(int fd, void *to, size_t bytes, uint64_t from) {
+  size_t done = 0;
+  while (done < bytes) {
+    long n = syscall(SYS_pread64, fd, (char *)to + done, bytes - done,
+                     (long)(from + done));
+    if (n < 0 && errno != EINTR) {
+      return -1;
+    }
+    if (n == 0) {
+      break;
+    }
+    done += n > 0 ? (size_t)n : 0;
+  }
+  return (ssize_t)done;
+}
+
+ssize_t wane__os_read_link(const char *path, char *to, size_t bytes) {
+  return syscall(SYS_readlinkat, AT_FDCWD, path, to, bytes);
 }
 
 static ssize_t os_read(int fd, void *buffer, size_t bytes) {
   return syscall(SYS_read, fd, buffer, bytes);
 }
 
-static void os_close(int fd) { syscall(SYS_close, fd); }
+void wane__os_close(int fd) { syscall(SYS_close, fd); }
+
+static int os_eventfd(unsigned count) {
+  if (wane__os_fault(EMFILE)) {
+    return -1;
+  }
+  return (int)syscall(SYS_eventfd2, count, EFD_CLOEXEC | EFD_NONBLOCK);
+}
+
+int wane__os_eventfd(void) { return os_eventfd(0); }
+
+int wane__os_eventfd_replace(int fd, bool is_up) {
+  int fresh = os_eventfd(is_up);
+  if (fresh < 0 || fd < 0) {
+    return fresh;
+  }
+  int result = (int)syscall(SYS_dup3, fresh, fd, O_CLOEXEC);
+  wane__os_close(fresh);
+  return result;
+}
+
+void wane__os_eventfd_set(int fd, bool is_up) {
+  uint64_t count = 1;
+  int saved = errno; /* neither blocks: the count is 0 or 1 */
+  long n = is_up ? syscall(SYS_write, fd, &count, sizeof count)
+                 : syscall(SYS_read, fd, &count, sizeof count);
+  (void)n;
+  errno = saved;
+}
 
 /* Reads a small file as a string; returns its length or -1. */
 static ssize_t os_read_file(const char *path, char *buffer, size_t bytes) {
-  int fd = os_open(path);
+  int fd = wane__os_open(path);
   if (fd < 0) {
     return -1;
   }
@@ -183,7 +231,7 @@ static ssize_t os_read_file(const char *path, char *buffer, size_t bytes) {
          (n = os_read(fd, buffer + used, bytes - 1 - used)) > 0) {
     used += (size_t)n;
   }
-  os_close(fd);
+  wane__os_close(fd);
   buffer[used] = '\0';
   return (ssize_t)used;
 }
@@ -315,7 +363,7 @@ bool wane__os_can_copy_memory(void) {
 /* Lines are read in pieces from a buffer on the stack: a maps file can be of
    any length, and malloc may be locked by a stopped thread. */
 bool wane__os_find_mapping(uintptr_t addr, struct wane__mapping *out) {
-  int fd = os_open("/proc/self/maps");
+  int fd = wane__os_open("/proc/self/maps");
   if (fd < 0) {
     return false;
   }
@@ -344,6 +392,6 @@ bool wane__os_find_mapping(uintptr_t addr, struct wane__mapping *out) {
     }
     memmove(buffer, line, used);
   }
-  os_close(fd);
+  wane__os_close(fd);
   return found;
 }

@@ -58,10 +58,25 @@ size_t wane__os_cgroup_memory_limit(void);
 /* Bytes of address space the process may still take, SIZE_MAX: no limit. */
 size_t wane__os_address_space_left(void);
 
+/* A counter as a file, empty, non-blocking, closed at exec; -1 with errno. */
+int wane__os_eventfd(void);
+/* A fresh one under the number of another, which is closed; -1 with errno. */
+int wane__os_eventfd_replace(int fd, bool is_up);
+/* Makes it readable, or not any more. */
+void wane__os_eventfd_set(int fd, bool is_up);
+
 /* Copies the process's own memory that may not be mapped; bytes copied. */
 size_t wane__os_copy_memory(void *to, uintptr_t from, size_t bytes);
 /* False where a filter of system calls forbids that. */
 bool wane__os_can_copy_memory(void);
+
+/* Files, by the system calls themselves: the C library's functions are points
+   where a thread can be cancelled. -1 with errno, or bytes read; read_at reads
+   on until it has all or the file ends. */
+int wane__os_open(const char *path);
+ssize_t wane__os_read_at(int fd, void *to, size_t bytes, uint64_t from);
+ssize_t wane__os_read_link(const char *path, char *to, size_t bytes);
+void wane__os_close(int fd);
 
 /* The mapping of the process that holds addr, from /proc/self/maps. */
 struct wane__mapping {

@@ -10,6 +10,7 @@
 #include "../heap/extent.h"
 #include "../heap/heap.h"
 #include "../mutator/thread.h"
+#include "../special/group.h"
 #include "cycle.h"
 #include "pace.h"
 #include "sweep.h"
@@ -83,7 +84,8 @@ static bool background_wants_cycle(void) {
   const struct wane__heap_meter *meter = &wane__heap_meter;
   uint64_t since = wane__load_relaxed(&meter->since_flip_bytes);
   uint64_t live = wane__load_relaxed(&meter->live_bytes);
-  if (wane__pace_percent() < 0 || since == 0) {
+  bool are_deaths_awaited = wane__load(&wane__groups_with_records) != 0;
+  if (wane__pace_percent() < 0 || (since == 0 && !are_deaths_awaited)) {
     return false;
   }
   uint64_t last = wane__load_relaxed(&wane__cycle_totals.last_end_ns);
@@ -154,8 +156,20 @@ static void *background_thread(void *arg) {
 
 void wane__background_start(void) {
   if (!background_runs && wane__options.background != 0) {
-    background_runs = wane__thread_create_internal(background_thread, NULL);
+    background_runs =
+        wane__thread_create_internal(background_thread, NULL, false);
   }
+}
+
+void wane__background_watch(void) {
+  static uint32_t asked; /* relaxed */
+  if (WANE_LIKELY(wane__load_relaxed(&asked) != 0)) {
+    return;
+  }
+  wane__store_relaxed(&asked, 1);
+  wane__lock_acquire(&wane__cycle_lock);
+  wane__background_start();
+  wane__lock_release(&wane__cycle_lock);
 }
 
 void wane__background_wake(void) {

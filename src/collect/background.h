@@ -12,7 +12,7 @@
  * released, so that an idle program is as large as what it holds. Before
  * that, if much may have died since the last cycle, one cycle is run; and
  * after two minutes without a cycle one is run if anything was allocated at
- * all (SEMANTICS G3).
+ * all, or a death is waited for (SEMANTICS G3).
  *
  * It works in small portions with the cycle lock held, so a cycle waits for
  * it no longer than one portion, and it holds nothing that a stop needs. The
@@ -25,6 +25,8 @@
 /* Starts the thread if it should run and does not. Cycle lock held. If that
    fails, allocating threads and cycles do all of the sweeping. */
 void wane__background_start(void);
+/* Starts it because deaths are waited for: a hook (heap/hooks.h). */
+void wane__background_watch(void);
 /* There is something to sweep. */
 void wane__background_wake(void);
 void wane__background_fork_child(void);

@@ -17,6 +17,11 @@
 #include "../mutator/root.h"
 #include "../mutator/stop.h"
 #include "../mutator/thread.h"
+#include "../special/cleanup.h"
+#include "../special/group.h"
+#include "../special/net.h"
+#include "../special/runner.h"
+#include "../special/static.h"
 #include "background.h"
 #include "pace.h"
 #include "pauses.h"
@@ -89,6 +94,7 @@ static void cycle_flip(struct wane__cycle_trace *trace) {
   wane__arena.colour = (uint8_t)(3 - wane__arena.colour);
   wane__arena.epoch++;
   wane__class_flip_stw();
+  wane__group_flip_stw();
   for (struct wane__thread *t = wane__threads; t != NULL; t = t->next) {
     wane__context_flip_stw(&t->context);
   }
@@ -111,7 +117,7 @@ static bool cycle_stop_world(const struct wane__cycle_trace *trace) {
 /* Phases 2 to 5, with no module coming or going. */
 static void cycle_stopped(void *arg) {
   struct wane__cycle_trace *trace = arg;
-  struct wane__mark_totals totals;
+  struct wane__mark_totals totals = {0};
   uint64_t begin = wane__os_now_ns();
   if (!cycle_stop_world(trace)) {
     return;
@@ -120,8 +126,12 @@ static void cycle_stopped(void *arg) {
   uint64_t stopped = wane__os_now_ns();
   cycle_flip(trace);
   wane__roots_each_stw(wane__mark_add_range, NULL);
+  wane__records_visit_roots_stw(wane__mark_add_range, NULL);
   uint64_t roots = wane__os_now_ns();
   wane__mark_all_stw(trace->markers, &totals);
+  if (wane__finalizers_mark_stw()) {
+    wane__mark_all_stw(trace->markers, &totals);
+  }
   uint64_t marked = wane__os_now_ns();
   if (wane__options.verify != 0) {
     wane__verify_stw();
@@ -177,6 +187,7 @@ static bool cycle_run_locked(enum wane__cycle_reason reason, bool sweep) {
   struct wane__cycle_trace trace = {.reason = reason};
   wane__background_start();
   wane__pace_prepare();
+  wane__static_forget_closed();
   trace.markers = wane__mark_prepare(cycle_markers_wanted());
   wane__sweep_finish();
   trace.sweep_before_ns = wane__os_now_ns() - start;
@@ -186,7 +197,7 @@ static bool cycle_run_locked(enum wane__cycle_reason reason, bool sweep) {
     return false;
   }
   if (sweep) {
-    wane__sweep_finish();
+    wane__sweep_finish_records();
   }
   uint64_t end = wane__os_now_ns();
   struct wane__cycle_totals *totals = &wane__cycle_totals;
@@ -202,6 +213,9 @@ static bool cycle_run_locked(enum wane__cycle_reason reason, bool sweep) {
   wane__store_relaxed(&totals->last_work_ns, cpu_ns);
   trace.end_ns = end;
   wane__trace_cycle(&trace);
+  if (wane__options.trace != 0) {
+    wane__nets_trace();
+  }
   return true;
 }
 
@@ -226,9 +240,10 @@ bool wane__cycle_run(enum wane__cycle_reason reason, bool sweep,
     ok = cycle_run_locked(reason, sweep);
     cycle_completed = ok ? number : cycle_completed;
   } else if (sweep) {
-    wane__sweep_finish();
+    wane__sweep_finish_records();
   }
   wane__lock_release(&wane__cycle_lock);
+  wane__runners_retry();
   if (ok) {
     errno = saved;
     wane__background_wake();
@@ -252,6 +267,7 @@ void wane__cycle_triggered(size_t more_bytes) {
                                              : WANE__CYCLE_HEAP,
                     false, more_bytes);
   }
+  wane__runners_throttle();
 }
 
 /* A cycle that could not be run is not tried again for each allocation that

@@ -11,6 +11,7 @@
 #include "../mark/mark.h"
 #include "../mutator/root.h"
 #include "../mutator/thread.h"
+#include "../special/fork.h"
 #include "background.h"
 #include "cycle.h"
 
@@ -18,11 +19,13 @@ static void fork_prepare(void) {
   wane__lock_acquire(&wane__cycle_lock);
   wane__lock_acquire(&wane__threads_lock);
   wane__roots_fork_prepare();
+  wane__specials_fork_prepare();
   wane__meta_fork_prepare();
 }
 
 static void fork_parent(void) {
   wane__meta_fork_parent();
+  wane__specials_fork_parent();
   wane__roots_fork_parent();
   wane__lock_release(&wane__threads_lock);
   wane__lock_release(&wane__cycle_lock);
@@ -48,6 +51,7 @@ static bool fork_pending;
 
 static void fork_child(void) {
   wane__meta_fork_child();
+  wane__specials_fork_child();
   wane__roots_fork_child();
   if (wane__self->attached) { /* else an earlier fork is still pending */
     fork_self = wane__self;
@@ -73,6 +77,7 @@ void wane__fork_settle(void) {
   }
   wane__extent_rebuild();
   wane__class_rebuild();
+  wane__specials_fork_settle();
 }
 
 bool wane__fork_init(void) {

@@ -4,10 +4,14 @@
 #include "../base/atomic.h"
 #include "../base/check.h"
 #include "../base/options.h"
+#include "../base/os.h"
 #include "../base/poison.h"
 #include "../heap/block.h"
 #include "../heap/class_list.h"
+#include "../special/death.h"
+#include "../special/group.h"
 
+#define SWEEP_WAIT_NS 20000
 #define BYTES_OF_ONE 0x0101010101010101ull
 
 /* Keeps the bytes of the current colour; returns how many there are. Words
@@ -46,6 +50,7 @@ void wane__sweep_group(struct wane__block *block) {
     slots = wane__classes[block->class].slots;
     slot_bytes = wane__classes[block->class].slot_bytes;
   }
+  wane__death_sweep(block); /* may bring objects back */
   if (wane__options.poison != 0) {
     sweep_poison(block, slots, slot_bytes);
   }
@@ -71,5 +76,12 @@ bool wane__sweep_some(unsigned count) {
 
 void wane__sweep_finish(void) {
   while (wane__sweep_some(64)) {
+  }
+}
+
+void wane__sweep_finish_records(void) {
+  wane__sweep_finish();
+  while (wane__load(&wane__groups_undone) != 0) {
+    wane__os_sleep_ns(SWEEP_WAIT_NS);
   }
 }

@@ -35,5 +35,8 @@ bool wane__sweep_some(unsigned count);
 /* Sweeps all that is left; guarded sweeps of other threads may still be
    under way. Cycle lock held. */
 void wane__sweep_finish(void);
+/* The same, and waits for those of groups with records: then all callbacks of
+   the cycle are on their queues. Not guarded. */
+void wane__sweep_finish_records(void);
 
 #endif

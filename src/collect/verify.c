@@ -10,6 +10,7 @@
 #include "../base/poison.h"
 #include "../heap/block.h"
 #include "../mutator/root.h"
+#include "../special/cleanup.h"
 
 static struct {
   uint8_t *bits;    /* one for each granule of the arena; reserved once */
@@ -70,14 +71,21 @@ static void verify_word(uintptr_t word, uintptr_t parent, uintptr_t at) {
   verify.stack[verify.depth++] = found.base;
 }
 
-static WANE_SCANS_MEMORY void verify_object(uintptr_t base) {
+/* The words of an object; of one that is not marked itself, but has a
+   finalizer, without those that point into it. */
+static WANE_SCANS_MEMORY void verify_object(uintptr_t base,
+                                            bool is_self_known) {
   struct wane__found found = wane__block_slot_of(base);
-  uintptr_t end = base + wane__found_bytes(&found);
+  size_t bytes = wane__found_bytes(&found);
+  uintptr_t end = base + bytes;
   const struct wane_type *type = NULL;
   switch (wane__head_kind(found.head)) {
   case WANE__KIND_SCAN:
     for (uintptr_t at = base; at < end; at += 8) {
-      verify_word(*(const uintptr_t *)at, base, at);
+      uintptr_t word = *(const uintptr_t *)at;
+      if (is_self_known || word - found.base >= bytes) {
+        verify_word(word, base, at);
+      }
     }
     break;
   case WANE__KIND_TYPED:
@@ -86,7 +94,10 @@ static WANE_SCANS_MEMORY void verify_object(uintptr_t base) {
          base += type->size) {
       for (size_t i = 0; i < type->pointer_count; i++) {
         uintptr_t at = base + type->pointer_offsets[i];
-        verify_word(*(const uintptr_t *)at, found.base, at);
+        uintptr_t word = *(const uintptr_t *)at;
+        if (is_self_known || word - found.base >= bytes) {
+          verify_word(word, found.base, at);
+        }
       }
     }
     break;
@@ -95,15 +106,25 @@ static WANE_SCANS_MEMORY void verify_object(uintptr_t base) {
   }
 }
 
+static void verify_drain(void) {
+  while (verify.depth > 0) {
+    verify_object(verify.stack[--verify.depth], true);
+  }
+}
+
+static void verify_fields(void *unused, const struct wane__found *object) {
+  (void)unused;
+  verify_object(object->base, false);
+  verify_drain();
+}
+
 static WANE_SCANS_MEMORY void verify_root(void *unused, uintptr_t start,
                                           uintptr_t end, bool is_copy) {
   (void)unused;
   (void)is_copy;
   for (uintptr_t at = start; at < end; at += 8) {
     verify_word(*(const uintptr_t *)at, 0, at);
-    while (verify.depth > 0) {
-      verify_object(verify.stack[--verify.depth]);
-    }
+    verify_drain();
   }
 }
 
@@ -113,5 +134,7 @@ void wane__verify_stw(void) {
   }
   wane__poison_quiet_begin();
   wane__roots_each_stw(verify_root, NULL);
+  wane__records_visit_roots_stw(verify_root, NULL);
+  wane__finalizers_each_stw(verify_fields, NULL);
   wane__poison_quiet_end();
 }

@@ -12,6 +12,9 @@
 
 #define ARENA_ALIGN (2u << 20)
 #define ARENA_BYTES_MIN (8u << 20)
+/* Of the arena's size, what is kept ready for records of objects to come: what
+   the heap takes under a limit must not be lost for want of mark bytes. */
+#define ARENA_META_READY 32u
 /* The arena grows by an eighth of itself, within these bounds. */
 #define ARENA_GROW_MIN (1u << 20)
 #define ARENA_GROW_MAX (64u << 20)
@@ -110,7 +113,8 @@ bool wane__arena_grow_locked(size_t blocks) {
   }
   size_t from = arena->committed >> WANE__BLOCK_LOG2;
   size_t to = (arena->committed + grow) >> WANE__BLOCK_LOG2;
-  if (!arena_commit_records(wane__block_map, sizeof *wane__block_map, from,
+  if (!wane__meta_ensure((arena->committed + grow) / ARENA_META_READY) ||
+      !arena_commit_records(wane__block_map, sizeof *wane__block_map, from,
                             to) ||
       !arena_commit_records(wane__blocks, sizeof *wane__blocks, from, to) ||
       !wane__os_commit((void *)(arena->start + arena->committed), grow)) {
@@ -187,6 +191,8 @@ void wane__block_unassign(struct wane__block *block) {
   size_t first = wane__block_idx(block);
   uint8_t *marks = wane__block_map[first].marks;
   bool small = block->state == WANE__BLOCK_SMALL;
+  WANE_ASSERT(block->specials == NULL,
+              "INV-group-2: records are gone before memory is used again");
   for (size_t i = 0; i < block->blocks; i++) {
     wane__store_relaxed(&wane__block_map[first + i].head, 0);
     /* free only under the lock of the extents, when it can be merged */

@@ -50,6 +50,7 @@
 #include "size_class.h"
 
 struct wane_type;
+struct wane__specials;
 
 enum wane__kind {
   WANE__KIND_SCAN,  /* any aligned word may be a pointer */
@@ -88,6 +89,8 @@ struct wane__block {
   uint32_t free_tick; /* when it became free. lock: pages */
   size_t large_bytes; /* of the large object */
   const struct wane_type *large_type; /* if it is typed */
+  struct wane__specials *specials;    /* records of its objects, or NULL. lock:
+                                         stripe (special/group.h) */
 };
 
 /* What every word is compared with. Grouped in one cache line of its own. */

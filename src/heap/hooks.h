@@ -25,6 +25,9 @@ struct wane__hooks {
   void (*collect_for_stress)(void);
   /* Sweeps a group that the caller owns; sets its `live`. */
   void (*sweep)(struct wane__block *block);
+  /* Something waits for deaths: cycles must come even if the program rests.
+     Not guarded. */
+  void (*watch)(void);
 };
 
 extern const struct wane__hooks wane__hooks;

@@ -13,6 +13,7 @@
 #include "../base/atomic.h"
 #include "../base/check.h"
 #include "../base/options.h"
+#include "../collect/background.h"
 #include "../collect/cycle.h"
 #include "../collect/fork.h"
 #include "../collect/pace.h"
@@ -68,6 +69,7 @@ const struct wane__hooks wane__hooks = {
     .collect_for_room = wane__cycle_for_room,
     .collect_for_stress = wane__cycle_for_stress,
     .sweep = wane__sweep_group,
+    .watch = wane__background_watch,
 };
 
 /* The main thread is known from the start, so that what it holds is safe

@@ -11,6 +11,9 @@
 #include "../heap/heap.h"
 #include "../heap/hooks.h"
 #include "../mutator/thread.h"
+#include "../special/group.h"
+#include "../special/net.h"
+#include "../special/runner.h"
 
 /* What one thread has allocated: its whole runs, less what is left of those
    it is using. */
@@ -43,7 +46,7 @@ static void stats_gather_heap(struct wane_stats *s) {
   for (struct wane__thread *t = wane__threads; t != NULL; t = t->next) {
     if (t->state == WANE__THREAD_ATTACHED) {
       stats_add_thread(&t->context, s, &pending);
-      s->threads_attached++;
+      s->threads_attached += !t->is_internal;
     }
   }
   s->heap_live_bytes = wane__load_relaxed(&meter->live_bytes);
@@ -54,6 +57,31 @@ static void stats_gather_heap(struct wane_stats *s) {
   if (s->heap_used_bytes > s->heap_peak_bytes) {
     s->heap_peak_bytes = s->heap_used_bytes;
   }
+}
+
+static void stats_gather_records(struct wane_stats *s) {
+  uint64_t counts[3][WANE__SORT_COUNT] = {0};
+  for (unsigned i = 0; i <= WANE__STRIPES; i++) {
+    const struct wane__stripe *stripe = &wane__stripes[i];
+    for (int sort = 0; sort < WANE__SORT_COUNT; sort++) {
+      counts[0][sort] += wane__load_relaxed(&stripe->registered[sort]);
+      counts[1][sort] += wane__load_relaxed(&stripe->queued[sort]);
+      counts[2][sort] += wane__load_relaxed(&stripe->stopped[sort]);
+    }
+  }
+  s->cleanups_registered = counts[0][WANE__SORT_CLEANUP];
+  s->cleanups_queued = counts[1][WANE__SORT_CLEANUP];
+  s->cleanups_stopped = counts[2][WANE__SORT_CLEANUP];
+  s->cleanups_run =
+      wane__load_relaxed(&wane__runner_counts[WANE__SORT_CLEANUP]);
+  s->finalizers_registered = counts[0][WANE__SORT_FINALIZER];
+  s->finalizers_queued = counts[1][WANE__SORT_FINALIZER];
+  s->finalizers_stopped = counts[2][WANE__SORT_FINALIZER];
+  s->finalizers_run =
+      wane__load_relaxed(&wane__runner_counts[WANE__SORT_FINALIZER]);
+  s->weak_handles_live =
+      counts[0][WANE__SORT_WEAK] - counts[1][WANE__SORT_WEAK];
+  s->safety_nets_needed = wane__nets_needed();
 }
 
 static void stats_gather_collector(struct wane_stats *s) {
@@ -93,6 +121,7 @@ WANE_PUBLIC void wane_read_stats(struct wane_stats *out) {
   s.heap_committed_bytes = extents.used_bytes + extents.free_dirty_bytes;
   s.released_bytes = extents.released_bytes;
   stats_gather_collector(&s);
+  stats_gather_records(&s);
   memcpy(out, &s, size < sizeof s ? size : sizeof s);
   if (size > sizeof s) {
     memset((char *)out + sizeof s, 0, size - sizeof s);

@@ -566,7 +566,7 @@ unsigned wane__mark_prepare(unsigned wanted) {
   while (marker_threads + 1 < ready) { /* the first marker is the caller */
     wane__store(&mark_state.working, 1);
     if (!wane__thread_create_internal(marker_thread,
-                                      markers[marker_threads + 1])) {
+                                      markers[marker_threads + 1], false)) {
       ready = marker_threads + 1;
       break;
     }
@@ -598,6 +598,40 @@ void wane__mark_add_range(void *unused, uintptr_t start, uintptr_t end,
   }
 }
 
+static void mark_add_field(uintptr_t word, const struct wane__found *object) {
+  struct marker *first = markers[0]; /* marked in the round */
+  struct mark_view view = mark_view_now();
+  if (word - view.start >= view.bytes ||
+      word - object->base < wane__found_bytes(object)) {
+    return;
+  }
+  if (!marker_has_room(first, 1)) {
+    marker_drain(first);
+  }
+  *first->top++ = word;
+}
+
+WANE_SCANS_MEMORY void
+wane__mark_add_fields_stw(const struct wane__found *object) {
+  uintptr_t end = object->base + wane__found_bytes(object);
+  enum wane__kind kind = wane__head_kind(object->head);
+  const struct wane_type *type =
+      kind == WANE__KIND_TYPED ? wane__found_type(object) : NULL;
+  if (kind == WANE__KIND_SCAN) {
+    for (uintptr_t at = object->base; at < end; at += sizeof(uintptr_t)) {
+      mark_add_field(*(const uintptr_t *)at, object);
+    }
+  } else if (type != NULL && type->pointer_count != 0) {
+    for (uintptr_t at = object->base; at + type->size <= end;
+         at += type->size) {
+      for (size_t i = 0; i < type->pointer_count; i++) {
+        mark_add_field(*(const uintptr_t *)(at + type->pointer_offsets[i]),
+                       object);
+      }
+    }
+  }
+}
+
 /* Gives back what a deep stack took. */
 static void marker_release(struct marker *m) {
   size_t used = (size_t)(m->highest - m->stack) * sizeof *m->stack;
@@ -620,7 +654,7 @@ void wane__mark_all_stw(unsigned active, struct wane__mark_totals *totals) {
   }
   marker_work(first);
   mark_wait_for_threads();
-  *totals = (struct wane__mark_totals){.markers = active};
+  totals->markers = active;
   wane__store(&mark_state.hungry, 0); /* a rescan does not share */
   for (;;) {
     bool again = false;

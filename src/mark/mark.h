@@ -56,7 +56,12 @@ unsigned wane__mark_prepare(unsigned wanted);
 void wane__mark_add_range(void *unused, uintptr_t start, uintptr_t end,
                           bool is_copy);
 
-/* Marks until nothing is left. STW. */
+/* Adds what an object points to, less what points into it, and not the object
+   itself. STW. */
+struct wane__found;
+void wane__mark_add_fields_stw(const struct wane__found *object);
+
+/* Marks until nothing is left, and adds to the totals. STW. */
 void wane__mark_all_stw(unsigned markers, struct wane__mark_totals *totals);
 
 /* The marker threads are gone. */

@@ -20,6 +20,7 @@
 #include "../base/atomic.h"
 #include "../base/attr.h"
 #include "../base/check.h"
+#include "../base/os.h"
 #include "../heap/hooks.h"
 #include "stop.h"
 #include "thread.h"
@@ -102,16 +103,19 @@ WANE_INTERPOSE int pthread_create(pthread_t *restrict thread,
   return error;
 }
 
-bool wane__thread_create_internal(void *(*fn)(void *), void *arg) {
+bool wane__thread_create_internal(void *(*fn)(void *), void *arg,
+                                  bool for_callbacks) {
   pthread_attr_t attr;
   pthread_t handle;
   uint64_t all = ~(3ull << 31); /* the C library's own stay open */
   uint64_t old;
-  if (pthread_attr_init(&attr) != 0) {
+  if (wane__os_fault(EAGAIN) || pthread_attr_init(&attr) != 0) {
     return false;
   }
   pthread_attr_setdetachstate(&attr, PTHREAD_CREATE_DETACHED);
-  pthread_attr_setstacksize(&attr, 256u << 10);
+  if (!for_callbacks) {
+    pthread_attr_setstacksize(&attr, 256u << 10);
+  }
   /* a new thread inherits the mask: the program's signals are not for it */
   syscall(SYS_rt_sigprocmask, SIG_SETMASK, &all, &old, sizeof all);
   int error = wane__real_pthread_create(&handle, &attr, fn, arg);

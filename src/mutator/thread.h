@@ -48,6 +48,7 @@ struct wane__thread {
   enum wane__thread_state state;
   pid_t tid;
   pthread_t handle;
+  bool is_internal;     /* the library's own, for callbacks */
   bool is_main;         /* its stack grows, its thread-locals lie elsewhere */
   bool joinable;        /* const after creation */
   unsigned exit_rounds; /* owner thread */
@@ -104,7 +105,9 @@ void wane__threads_fork_child(const struct wane__context *self);
 /* The C library's pthread_create, whatever stands in front of it. */
 int wane__real_pthread_create(pthread_t *thread, const pthread_attr_t *attr,
                               void *(*fn)(void *), void *arg);
-/* A thread of the library's own: no signals, not attached. */
-bool wane__thread_create_internal(void *(*fn)(void *), void *arg);
+/* A thread of the library's own: no signals, not attached. for_callbacks:
+   with a stack as the program's threads have, else a small one. */
+bool wane__thread_create_internal(void *(*fn)(void *), void *arg,
+                                  bool for_callbacks);
 
 #endif

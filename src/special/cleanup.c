@@ -1,0 +1,428 @@
+/* Registering and stopping cleanups and finalizers; see cleanup.h. */
+#include "cleanup.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <string.h>
+
+#include "../../include/wane/heap.h"
+#include "../../include/wane/lifetime.h"
+#include "../base/attr.h"
+#include "../base/check.h"
+#include "../heap/context.h"
+#include "../heap/heap.h"
+#include "../heap/hooks.h"
+#include "../mark/mark.h"
+#include "net.h"
+#include "queue.h"
+#include "runner.h"
+#include "static.h"
+
+static_assert(sizeof(struct wane__record) == 40,
+              "a cleanup costs 48 bytes and its entry in a table");
+
+/* What a registration is to do. */
+struct cleanup_request {
+  enum wane__record_call call;
+  const void *ptr;
+  void (*fn)(void *arg);
+  void *arg;
+  const void *site;
+  uint16_t queue;
+};
+
+static const char *cleanup_call_name(enum wane__record_call call) {
+  static const char *const names[] = {
+      [WANE__CALL_ADD_CLEANUP] = "wane_add_cleanup",
+      [WANE__CALL_ADD_CLEANUP_COPY] = "wane_add_cleanup_copy",
+      [WANE__CALL_ADD_CLEANUP_ON] = "wane_add_cleanup_on",
+      [WANE__CALL_ADD_SAFETY_NET] = "wane_add_safety_net",
+      [WANE__CALL_SET_FINALIZER] = "wane_set_finalizer",
+      [WANE__CALL_SET_FINALIZER_ON] = "wane_set_finalizer_on",
+  };
+  return names[call];
+}
+
+const char *wane__record_call_name(const struct wane__record *record) {
+  return cleanup_call_name((enum wane__record_call)record->call);
+}
+
+/* A record for the object that was found. Guarded; the stripe's lock is held.
+   0 with ENOMEM, and nothing is changed. */
+static uint32_t cleanup_new_locked(const struct cleanup_request *r,
+                                   const struct wane__found *object,
+                                   enum wane__sort sort) {
+  struct wane__block *group = wane__group_of(object);
+  struct wane__stripe *stripe = wane__stripe_of(group);
+  struct wane__pool *pool = &wane__pools[sort];
+  if (!wane__group_reserve_locked(group)) {
+    return 0;
+  }
+  uint32_t index = wane__pool_take(pool, &stripe->supplies[sort]);
+  if (index == 0) {
+    return 0;
+  }
+  struct wane__record *record = wane__record_at(sort, index);
+  wane__store_relaxed(&record->base, object->base);
+  record->fn = r->fn;
+  record->site = r->site;
+  record->queue = r->queue;
+  record->call = (uint8_t)r->call;
+  /* pairs with the acquire in cleanup_stop_guarded: who sees it sees the
+     generation */
+  wane__store_release(&record->state, WANE__RECORD_REGISTERED);
+  wane__queue_use(r->queue);
+  if (sort == WANE__SORT_CLEANUP) {
+    wane__pool_set_arg(pool, index, (uintptr_t)r->arg);
+  }
+  wane__group_insert_locked(
+      group, sort, sort == WANE__SORT_FINALIZER ? object->base : index, index);
+  wane__store_relaxed(&stripe->registered[sort], stripe->registered[sort] + 1);
+  return index;
+}
+
+void wane__record_retire(enum wane__sort sort, uint32_t index,
+                         struct wane__pool_chain *chain) {
+  struct wane__pool *pool = &wane__pools[sort];
+  struct wane__record *record = wane__record_at(sort, index);
+  wane__store_relaxed(&record->state, WANE__RECORD_FREE);
+  wane__pool_set_arg(pool, index, 0); /* preserves INV-record-2 */
+  wane__queue_disuse(record->queue);
+  wane__pool_retire(pool, index, chain);
+}
+
+/* Takes a registered record out: it was stopped or cleared. Stripe held. */
+static void cleanup_remove_locked(struct wane__block *group,
+                                  enum wane__sort sort, uint32_t index,
+                                  struct wane__pool_chain *chain) {
+  struct wane__stripe *stripe = wane__stripe_of(group);
+  struct wane__record *record = wane__record_at(sort, index);
+  WANE_ASSERT(record->state == WANE__RECORD_REGISTERED,
+              "INV-record-1: a record in a table is registered");
+  wane__group_remove_locked(
+      group, sort, sort == WANE__SORT_FINALIZER ? record->base : index, index);
+  wane__record_retire(sort, index, chain);
+  wane__store_relaxed(&stripe->stopped[sort], stripe->stopped[sort] + 1);
+}
+
+/* ---- Cleanups ---- */
+
+/* Fatal if the argument, or a word of the bytes copied for it, points into
+   the object: it would never die. */
+static void cleanup_check_arg(const struct cleanup_request *r,
+                              const struct wane__found *object,
+                              const void *args, size_t size) {
+  size_t limit = wane__found_limit(object);
+  if ((uintptr_t)r->arg - object->base < limit) {
+    wane__fatal(cleanup_call_name(r->call),
+                "arg %p points into the object at %p: the cleanup would never "
+                "run",
+                r->arg, (void *)object->base);
+  }
+  for (size_t at = 0; at + sizeof(uintptr_t) <= size; at += sizeof(uintptr_t)) {
+    uintptr_t word;
+    memcpy(&word, (const char *)args + at, sizeof word);
+    if (word - object->base < limit) {
+      wane__fatal(cleanup_call_name(r->call),
+                  "the word at %zu of args points into the object at %p: the "
+                  "cleanup would never run",
+                  at, (void *)object->base);
+    }
+  }
+}
+
+static struct wane__context *cleanup_enter(enum wane__record_call call,
+                                           const void *ptr, bool has_fn) {
+  const char *name = cleanup_call_name(call);
+  if (ptr == NULL) {
+    wane__fatal(name, "ptr is NULL");
+  }
+  if (!has_fn) {
+    wane__fatal(name, "fn is NULL");
+  }
+  return wane__hooks.attach();
+}
+
+/* Registers; args and size are what arg is a copy of, or NULL and 0. */
+static wane_cleanup cleanup_add(const struct cleanup_request *r,
+                                struct wane__context *self, const void *args,
+                                size_t size) {
+  wane_cleanup handle = {0};
+  struct wane__found object;
+  int saved = errno;
+  wane__guard_enter(self);
+  bool is_object = wane__object_find(r->ptr, &object);
+  if (is_object) {
+    cleanup_check_arg(r, &object, args, size);
+    struct wane__stripe *stripe = wane__stripe_of(wane__group_of(&object));
+    wane__lock_acquire(&stripe->lock);
+    uint32_t index = cleanup_new_locked(r, &object, WANE__SORT_CLEANUP);
+    if (index != 0) {
+      handle.id = wane__pool_handle(
+          wane__pool_at(&wane__pools[WANE__SORT_CLEANUP], index), index);
+    }
+    wane__lock_release(&stripe->lock);
+  }
+  wane__guard_leave(self);
+  if (!is_object) {
+    wane__static_require(cleanup_call_name(r->call), r->ptr);
+  } else {
+    wane__runners_start(WANE__SORT_CLEANUP);
+    wane__hooks.watch();
+  }
+  errno = is_object && handle.id == 0 ? ENOMEM : saved;
+  wane_keep_alive(r->ptr);
+  wane_keep_alive(r->arg);
+  return handle;
+}
+
+static wane_cleanup cleanup_no_memory(void) {
+  errno = ENOMEM;
+  return (wane_cleanup){0};
+}
+
+WANE_PUBLIC wane_cleanup wane_add_cleanup(const void *ptr,
+                                          void (*fn)(void *arg), void *arg) {
+  struct cleanup_request r = {.call = WANE__CALL_ADD_CLEANUP,
+                              .ptr = ptr,
+                              .fn = fn,
+                              .arg = arg,
+                              .site = __builtin_return_address(0)};
+  struct wane__context *self = cleanup_enter(r.call, ptr, fn != NULL);
+  return self != NULL ? cleanup_add(&r, self, NULL, 0) : cleanup_no_memory();
+}
+
+WANE_PUBLIC wane_cleanup wane_add_cleanup_on(struct wane_queue *q,
+                                             const void *ptr,
+                                             void (*fn)(void *arg), void *arg) {
+  struct cleanup_request r = {.call = WANE__CALL_ADD_CLEANUP_ON,
+                              .ptr = ptr,
+                              .fn = fn,
+                              .arg = arg,
+                              .site = __builtin_return_address(0)};
+  r.queue = wane__queue_number(cleanup_call_name(r.call), q);
+  struct wane__context *self = cleanup_enter(r.call, ptr, fn != NULL);
+  return self != NULL ? cleanup_add(&r, self, NULL, 0) : cleanup_no_memory();
+}
+
+WANE_PUBLIC wane_cleanup wane_add_cleanup_copy(const void *ptr,
+                                               void (*fn)(void *args),
+                                               const void *args, size_t size) {
+  struct cleanup_request r = {.call = WANE__CALL_ADD_CLEANUP_COPY,
+                              .ptr = ptr,
+                              .fn = fn,
+                              .site = __builtin_return_address(0)};
+  struct wane__context *self = cleanup_enter(r.call, ptr, fn != NULL);
+  if (args == NULL && size != 0) {
+    wane__fatal(cleanup_call_name(r.call), "args is NULL");
+  }
+  r.arg = self != NULL ? wane_alloc(size) : NULL;
+  if (r.arg == NULL) {
+    return cleanup_no_memory();
+  }
+  if (size != 0) {
+    memcpy(r.arg, args, size);
+  }
+  return cleanup_add(&r, self, args, size);
+}
+
+WANE_PUBLIC wane_cleanup wane_add_safety_net_at(const void *ptr,
+                                                void (*fn)(void *arg),
+                                                void *arg, const char *file,
+                                                int line) {
+  struct cleanup_request r = {
+      .call = WANE__CALL_ADD_SAFETY_NET, .ptr = ptr, .fn = fn, .arg = arg};
+  struct wane__context *self = cleanup_enter(r.call, ptr, fn != NULL);
+  if (file == NULL) {
+    wane__fatal(cleanup_call_name(r.call), "file is NULL");
+  }
+  if (self == NULL) {
+    return cleanup_no_memory();
+  }
+  wane__guard_enter(self);
+  struct wane__net *net = wane__net_at(file, line);
+  wane__guard_leave(self);
+  r.site = net;
+  wane_cleanup handle =
+      net != NULL ? cleanup_add(&r, self, NULL, 0) : cleanup_no_memory();
+  if (handle.id != 0) {
+    wane__add_relaxed(&net->registered, 1);
+  }
+  return handle;
+}
+
+/* Its group, if the object at base is not found dead, or will be brought back
+   by a finalizer. Stripe held. */
+static struct wane__block *cleanup_group_locked(uintptr_t base) {
+  struct wane__found object = wane__block_slot_of(base);
+  struct wane__block *group = wane__group_of(&object);
+  bool is_dead = wane__load_relaxed(object.mark) != wane__arena.colour;
+  bool comes_back = is_dead && wane__group_find_locked(
+                                   group, WANE__SORT_FINALIZER, base) != 0;
+  return is_dead && !comes_back ? NULL : group;
+}
+
+/* The handle's record can only be looked at under its stripe, which follows
+   from the record: read, lock, read again. As long as the generation fits, the
+   record is in the life that the handle is of, and its base does not change.
+   proofs/cleanup_stop.pml is a model of this. */
+static bool cleanup_stop_guarded(uint32_t index, uint32_t generation) {
+  struct wane__pool *pool = &wane__pools[WANE__SORT_CLEANUP];
+  struct wane__record *record = wane__pool_find(pool, index);
+  struct wane__found found;
+  if (record == NULL || generation == 0 ||
+      wane__load_acquire(&record->head.generation) != generation) {
+    return false;
+  }
+  uintptr_t base = wane__load_relaxed(&record->base);
+  if (!wane__block_resolve(base, wane__arena.start, wane__block_map, &found)) {
+    return false; /* the group is free again: the object died */
+  }
+  struct wane__stripe *stripe = wane__stripe_of(wane__group_of(&found));
+  struct wane__pool_chain chain = {0};
+  bool stopped = false;
+  wane__lock_acquire(&stripe->lock);
+  /* The state first: if the record is registered now and of the handle's
+     generation afterwards, it is the handle's registration, in this stripe.
+     The other way round it might be retired and registered elsewhere in
+     between. Pairs with the release in cleanup_new_locked. */
+  if (wane__load_acquire(&record->state) == WANE__RECORD_REGISTERED &&
+      wane__load_acquire(&record->head.generation) == generation) {
+    struct wane__block *group = cleanup_group_locked(base);
+    stopped = group != NULL;
+    if (stopped) {
+      cleanup_remove_locked(group, WANE__SORT_CLEANUP, index, &chain);
+    }
+  }
+  wane__lock_release(&stripe->lock);
+  wane__pool_give(pool, &chain);
+  return stopped;
+}
+
+WANE_PUBLIC bool wane_cleanup_stop(wane_cleanup cleanup) {
+  if (cleanup.id == 0) {
+    return false;
+  }
+  int saved = errno;
+  struct wane__context *self = wane__hooks.attach();
+  if (self == NULL) {
+    return false; /* nothing was ever registered */
+  }
+  wane__guard_enter(self);
+  bool stopped =
+      cleanup_stop_guarded((uint32_t)cleanup.id, (uint32_t)(cleanup.id >> 32));
+  wane__guard_leave(self);
+  errno = saved;
+  return stopped;
+}
+
+/* ---- Finalizers ---- */
+
+/* False: no memory. */
+static bool finalizer_set_locked(const struct cleanup_request *r,
+                                 const struct wane__found *object,
+                                 struct wane__pool_chain *chain) {
+  struct wane__block *group = wane__group_of(object);
+  uint32_t index =
+      wane__group_find_locked(group, WANE__SORT_FINALIZER, object->base);
+  if (r->fn != NULL) {
+    if (index != 0) {
+      wane__fatal(cleanup_call_name(r->call),
+                  "finalizer already set for the object at %p", r->ptr);
+    }
+    return cleanup_new_locked(r, object, WANE__SORT_FINALIZER) != 0;
+  }
+  if (index != 0) {
+    cleanup_remove_locked(group, WANE__SORT_FINALIZER, index, chain);
+  }
+  return true;
+}
+
+static void finalizer_set(const struct cleanup_request *r) {
+  const char *name = cleanup_call_name(r->call);
+  struct wane__context *self = cleanup_enter(r->call, r->ptr, true);
+  struct wane__found object;
+  struct wane__pool_chain chain = {0};
+  int saved = errno;
+  if (self == NULL) {
+    errno = ENOMEM;
+    return;
+  }
+  bool ok = true;
+  wane__guard_enter(self);
+  bool is_object = wane__object_find(r->ptr, &object);
+  if (is_object && object.base != (uintptr_t)r->ptr) {
+    wane__fatal(name, "%p is not the start of its object, which is %p", r->ptr,
+                (void *)object.base);
+  }
+  if (is_object) {
+    struct wane__stripe *stripe = wane__stripe_of(wane__group_of(&object));
+    wane__lock_acquire(&stripe->lock);
+    ok = finalizer_set_locked(r, &object, &chain);
+    wane__lock_release(&stripe->lock);
+    wane__pool_give(&wane__pools[WANE__SORT_FINALIZER], &chain);
+  }
+  wane__guard_leave(self);
+  if (!is_object) {
+    wane__static_require(name, r->ptr);
+  } else if (r->fn != NULL) {
+    wane__runners_start(WANE__SORT_FINALIZER);
+    wane__hooks.watch();
+  }
+  errno = ok ? saved : ENOMEM;
+  wane_keep_alive(r->ptr);
+}
+
+WANE_PUBLIC void wane_set_finalizer(void *obj, void (*fn)(void *obj)) {
+  struct cleanup_request r = {.call = WANE__CALL_SET_FINALIZER,
+                              .ptr = obj,
+                              .fn = fn,
+                              .site = __builtin_return_address(0)};
+  finalizer_set(&r);
+}
+
+WANE_PUBLIC void wane_set_finalizer_on(struct wane_queue *q, void *obj,
+                                       void (*fn)(void *obj)) {
+  struct cleanup_request r = {.call = WANE__CALL_SET_FINALIZER_ON,
+                              .ptr = obj,
+                              .fn = fn,
+                              .site = __builtin_return_address(0)};
+  r.queue = wane__queue_number(cleanup_call_name(r.call), q);
+  finalizer_set(&r);
+}
+
+/* ---- What they keep alive ---- */
+
+void wane__records_visit_roots_stw(void (*visit)(void *ctx, uintptr_t start,
+                                                 uintptr_t end, bool is_copy),
+                                   void *ctx) {
+  wane__pool_visit_args_stw(&wane__pools[WANE__SORT_CLEANUP], visit, ctx);
+  wane__pool_visit_args_stw(&wane__pools[WANE__SORT_FINALIZER], visit, ctx);
+}
+
+void wane__finalizers_each_stw(void (*visit)(void *ctx,
+                                             const struct wane__found *object),
+                               void *ctx) {
+  uint32_t limit = wane__pool_limit(&wane__pools[WANE__SORT_FINALIZER]);
+  for (uint32_t i = 1; i < limit; i++) {
+    const struct wane__record *record =
+        wane__record_at(WANE__SORT_FINALIZER, i);
+    if (record->state == WANE__RECORD_REGISTERED) {
+      struct wane__found object = wane__block_slot_of(record->base);
+      visit(ctx, &object);
+    }
+  }
+}
+
+static void finalizer_mark(void *any, const struct wane__found *object) {
+  if (*object->mark != wane__arena.colour) {
+    wane__mark_add_fields_stw(object);
+    *(bool *)any = true;
+  }
+}
+
+bool wane__finalizers_mark_stw(void) {
+  bool any = false;
+  wane__finalizers_each_stw(finalizer_mark, &any);
+  return any;
+}

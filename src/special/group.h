@@ -1,0 +1,130 @@
+/*
+ * Which records the objects of a group have: for each group that has any, a
+ * small table of its own, reached from its block record. A group without
+ * records costs a sweep one load; there is no list per object or per block to
+ * walk, so n records of one group, or of one object, are made and found in
+ * O(n).
+ *
+ * The table is open-addressed and holds references: two bits of sort and the
+ * index of a record in the sort's pool. What a record is found by, its key, is
+ * - of a weak handle: the pointer that it was made from;
+ * - of a finalizer: its object's address;
+ * - of a cleanup: its own index. Nobody looks for a cleanup by its object.
+ *
+ * Static data belong to no group; weak handles to it are in one table of their
+ * own (wane__statics).
+ *
+ * Locks. Tables are guarded by one lock of 64, the stripe, chosen by the
+ * group's place; statics have one more. A stripe also holds supplies of free
+ * records. Every user is guarded (heap/context.h) or holds the cycle lock, so
+ * that no stripe is held while the world is stopped.
+ *
+ * INV-group-1: while a group is unswept, its table holds records of objects
+ *   that died in the last cycle until wane__death_sweep has been there, and
+ *   only it removes those.
+ * INV-group-2: a record in the table belongs to the object that is, or was
+ *   last, at its address: records are removed before a slot can be used
+ *   again.
+ *
+ * A table that is made, or found, in an unswept group may be added to: the
+ * caller holds a live object, and what the sweeper does concerns dead ones.
+ */
+#ifndef WANE_SPECIAL_GROUP_H
+#define WANE_SPECIAL_GROUP_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "../base/attr.h"
+#include "../base/lock.h"
+#include "../heap/block.h"
+#include "pool.h"
+
+enum wane__sort {
+  WANE__SORT_WEAK,
+  WANE__SORT_CLEANUP,
+  WANE__SORT_FINALIZER,
+  WANE__SORT_COUNT
+};
+
+#define WANE__STRIPES 64u
+
+struct wane__stripe {
+  struct wane__lock lock;
+  struct wane__pool_supply supplies[WANE__SORT_COUNT]; /* lock: lock */
+  /* Counts since the start, for the statistics. lock: lock; read relaxed */
+  uint64_t registered[WANE__SORT_COUNT];
+  uint64_t queued[WANE__SORT_COUNT]; /* weak: cleared */
+  uint64_t stopped[WANE__SORT_COUNT];
+} WANE_ALIGNED(WANE_CACHE_LINE);
+
+struct wane__specials {
+  uint32_t capacity_log2;
+  uint32_t used;  /* entries that are not empty; those removed count */
+  uint32_t epoch; /* cycle whose deaths have been dealt with */
+  uint32_t counts[WANE__SORT_COUNT];
+  uint32_t entries[];
+};
+
+extern struct wane__stripe wane__stripes[WANE__STRIPES + 1];
+extern struct wane__specials *wane__statics; /* lock: the last stripe */
+/* One for each sort. */
+extern struct wane__pool wane__pools[WANE__SORT_COUNT];
+
+/* Groups that have a table, and those of them whose deaths of the last cycle
+   have not been dealt with. atomic, seq_cst */
+extern uint32_t wane__groups_with_records;
+extern uint32_t wane__groups_undone;
+
+/* The group that holds an object; its stripe. NULL: the statics. */
+static inline struct wane__stripe *
+wane__stripe_of(const struct wane__block *group) {
+  return &wane__stripes[group == NULL ? WANE__STRIPES
+                                      : wane__block_idx(group) % WANE__STRIPES];
+}
+
+/* The first block of the group that a found object lies in. */
+static inline struct wane__block *
+wane__group_of(const struct wane__found *found) {
+  return wane__block_at(wane__head_start(found->head));
+}
+
+/* A reference in a table: what it refers to. */
+static inline enum wane__sort wane__ref_sort(uint32_t ref) {
+  return (enum wane__sort)((ref >> WANE__POOL_INDEX_BITS) - 1);
+}
+static inline uint32_t wane__ref_index(uint32_t ref) {
+  return ref & ((1u << WANE__POOL_INDEX_BITS) - 1);
+}
+static inline uint32_t wane__ref(enum wane__sort sort, uint32_t index) {
+  return ((uint32_t)sort + 1) << WANE__POOL_INDEX_BITS | index;
+}
+
+/* All with the stripe's lock held. */
+
+/* The record of that sort and key; 0 if there is none. */
+uint32_t wane__group_find_locked(const struct wane__block *group,
+                                 enum wane__sort sort, uintptr_t key);
+/* Makes room for one more; false with ENOMEM. */
+bool wane__group_reserve_locked(struct wane__block *group);
+/* Adds a record that is not there; there is room. */
+void wane__group_insert_locked(struct wane__block *group, enum wane__sort sort,
+                               uintptr_t key, uint32_t index);
+/* Removes a record that is there. */
+void wane__group_remove_locked(struct wane__block *group, enum wane__sort sort,
+                               uintptr_t key, uint32_t index);
+/* Walks the table: the next reference at or after *at, which is moved on; 0 at
+   the end. The entry may be cleared by wane__group_clear_locked. */
+uint32_t wane__group_next_locked(const struct wane__specials *specials,
+                                 uint32_t *at);
+/* Clears the entry that wane__group_next_locked gave last. */
+void wane__group_clear_locked(struct wane__specials *specials, uint32_t at);
+/* Drops the table if nothing is left in it. */
+void wane__group_trim_locked(struct wane__block *group);
+
+/* A flip: the deaths of all groups with records are to be dealt with. STW. */
+void wane__group_flip_stw(void);
+/* Counts again after fork, when nobody else runs. */
+void wane__group_recount(void);
+
+#endif

@@ -1,0 +1,132 @@
+/* Weak handles: made, read, cleared; see weak.h. */
+#include "weak.h"
+
+#include <assert.h>
+#include <errno.h>
+
+#include "../../include/wane/lifetime.h"
+#include "../base/attr.h"
+#include "../base/check.h"
+#include "../heap/context.h"
+#include "../heap/heap.h"
+#include "../heap/hooks.h"
+#include "static.h"
+
+static_assert(sizeof(struct wane__weak_slot) == 16,
+              "a weak pointer costs 16 bytes and its entry in a table");
+
+/* The slot for a pointer into a group's live object, or to static data (NULL).
+   Guarded. 0: no memory. */
+static uint64_t weak_handle_for(struct wane__block *group, uintptr_t pointer) {
+  struct wane__pool *pool = &wane__pools[WANE__SORT_WEAK];
+  struct wane__stripe *stripe = wane__stripe_of(group);
+  uint64_t handle = 0;
+  wane__lock_acquire(&stripe->lock);
+  uint32_t index = wane__group_find_locked(group, WANE__SORT_WEAK, pointer);
+  if (index == 0 && wane__group_reserve_locked(group) &&
+      (index = wane__pool_take(pool, &stripe->supplies[WANE__SORT_WEAK])) !=
+          0) {
+    /* pairs with the acquire in weak_read: what it reads after this pointer
+       is at least the slot's new generation */
+    wane__store_release(&wane__weak_slot_at(index)->pointer, pointer);
+    wane__group_insert_locked(group, WANE__SORT_WEAK, pointer, index);
+    wane__store_relaxed(&stripe->registered[WANE__SORT_WEAK],
+                        stripe->registered[WANE__SORT_WEAK] + 1);
+  }
+  if (index != 0) {
+    handle = wane__pool_handle(wane__pool_at(pool, index), index);
+  }
+  wane__lock_release(&stripe->lock);
+  return handle;
+}
+
+WANE_PUBLIC wane_weak wane_weak_make(const void *ptr) {
+  wane_weak weak = {0};
+  if (ptr == NULL) {
+    return weak;
+  }
+  int saved = errno;
+  struct wane__context *self = wane__hooks.attach();
+  if (self == NULL) {
+    errno = ENOMEM;
+    return weak;
+  }
+  struct wane__found found;
+  wane__guard_enter(self);
+  bool is_object = wane__object_find(ptr, &found);
+  if (is_object) {
+    weak.id = weak_handle_for(wane__group_of(&found), (uintptr_t)ptr);
+  }
+  wane__guard_leave(self);
+  if (!is_object) {
+    wane__static_require("wane_weak_make", ptr);
+    wane__guard_enter(self);
+    weak.id = weak_handle_for(NULL, (uintptr_t)ptr);
+    wane__guard_leave(self);
+  }
+  errno = weak.id != 0 ? saved : ENOMEM;
+  wane_keep_alive(ptr);
+  return weak;
+}
+
+/* Step 3: the group's entry in the block map is read such that head and marks
+   belong together; if it changes meanwhile, the group was freed, and with it
+   the object. Marked too by the sanitizers' attribute: other threads store
+   mark bytes plainly. */
+WANE_INLINE WANE_SCANS_MEMORY bool weak_target_lives(uintptr_t pointer) {
+  uintptr_t offset = pointer - wane__arena.start;
+  const struct wane__block_map *entry =
+      &wane__block_map[offset >> WANE__BLOCK_LOG2];
+  uint64_t head = wane__load_acquire(&entry->head);
+  const uint8_t *marks = wane__load_acquire(&entry->marks);
+  if (head == 0 || wane__load_relaxed(&entry->head) != head) {
+    return false;
+  }
+  uint64_t granule = (pointer - wane__head_start(head)) >> WANE__GRANULE_LOG2;
+  size_t idx = granule * wane__classes[wane__head_class(head)].reciprocal >> 32;
+  return wane__load_relaxed(&marks[idx]) == wane__arena.colour;
+}
+
+/* Note [weak read] in weak.h has the steps. Guarded. */
+WANE_INLINE WANE_SCANS_MEMORY void *weak_read(uint64_t id) {
+  uint32_t generation = (uint32_t)(id >> 32);
+  const struct wane__weak_slot *slot =
+      wane__pool_find(&wane__pools[WANE__SORT_WEAK], (uint32_t)id);
+  if (slot == NULL ||
+      wane__load_acquire(&slot->head.generation) != generation) { /* 1 */
+    return NULL;
+  }
+  uintptr_t pointer = wane__load_acquire(&slot->pointer); /* 2 */
+  if (pointer - wane__arena.start < wane__arena.reserved &&
+      !weak_target_lives(pointer)) { /* 3 */
+    return NULL;
+  }
+  wane__fence_acquire();
+  return wane__load_relaxed(&slot->head.generation) == generation /* 4 */
+             ? (void *)pointer
+             : NULL;
+}
+
+WANE_PUBLIC WANE_HOT void *wane_weak_value(wane_weak weak) {
+  struct wane__context *self = wane__self;
+  if (WANE_UNLIKELY(!self->attached)) {
+    int saved = errno;
+    self = wane__hooks.attach();
+    if (self == NULL) {
+      wane__fatal("wane_weak_value", "out of memory for the thread's record");
+    }
+    errno = saved;
+  }
+  wane__guard_enter(self);
+  void *value = weak_read(weak.id);
+  wane__guard_leave(self); /* may stop here: the object is in a register */
+  __asm__ volatile("" : : "r"(value) : "memory");
+  return value;
+}
+
+void wane__weak_clear_locked(uint32_t index, struct wane__pool_chain *chain) {
+  struct wane__weak_slot *slot = wane__weak_slot_at(index);
+  WANE_CHECK(slot->pointer != 0, "INV-weak-1: a slot in a table has a pointer");
+  wane__store_relaxed(&slot->pointer, 0);
+  wane__pool_retire(&wane__pools[WANE__SORT_WEAK], index, chain);
+}
