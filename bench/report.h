@@ -15,6 +15,7 @@
 #include <string.h>
 #include <sys/resource.h>
 #include <time.h>
+#include <unistd.h>
 
 /* One option: --name VALUE or --name=VALUE; a flag is --name alone. With
    words (NULL-terminated), VALUE is one of them and *value its index. */
@@ -69,6 +70,19 @@ static inline long peak_rss_kib(void) {
   }
   fclose(file);
   return kib;
+}
+
+/* What is resident now. */
+static inline long rss_bytes(void) {
+  FILE *file = fopen("/proc/self/statm", "r");
+  long pages = 0;
+  if (file == NULL || fscanf(file, "%*d %ld", &pages) != 1) {
+    pages = 0;
+  }
+  if (file != NULL) {
+    fclose(file);
+  }
+  return pages * sysconf(_SC_PAGESIZE);
 }
 
 static inline const struct option *find_option(const struct option *options,

@@ -54,6 +54,20 @@ func peakRSS() (kib int) {
 	return kib
 }
 
+// RSS gives the bytes that are resident now.
+func RSS() int {
+	var size, pages int
+	text, _ := os.ReadFile("/proc/self/statm")
+	fmt.Sscanf(string(text), "%d %d", &size, &pages)
+	return pages * os.Getpagesize()
+}
+
+// Median gives the median of the values, which are sorted on the way.
+func Median(values []float64) float64 {
+	sort.Float64s(values)
+	return (values[(len(values)-1)/2] + values[len(values)/2]) / 2
+}
+
 // Start parses the flags and starts the clocks.
 func Start(program string) {
 	flag.Parse()
