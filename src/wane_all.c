@@ -10,6 +10,7 @@
 #include "base/options.c"
 #include "base/os.c"
 #include "base/poison.c"
+#include "base/spin.c"
 #include "base/symbol.c"
 
 #include "heap/alloc.c"

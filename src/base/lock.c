@@ -13,23 +13,15 @@
 /* Bit r: this thread holds a lock of rank r. */
 static WANE_TLS uint32_t lock_held_ranks;
 
-static void lock_note_acquire(const struct wane__lock *lock) {
-  WANE_CHECK(lock_held_ranks >> lock->rank == 0,
+void wane__lock_note_acquire(uint32_t rank) {
+  WANE_CHECK(lock_held_ranks >> rank == 0,
              "INV-lock-1: locks are taken in the order of their ranks");
-  lock_held_ranks |= 1u << lock->rank;
+  lock_held_ranks |= 1u << rank;
 }
 
-static void lock_note_peer(const struct wane__lock *lock) {
-  lock_held_ranks &= ~(1u << lock->rank);
+void wane__lock_note_release(uint32_t rank) {
+  lock_held_ranks &= ~(1u << rank);
 }
-
-static void lock_note_release(const struct wane__lock *lock) {
-  lock_held_ranks &= ~(1u << lock->rank);
-}
-#else
-static void lock_note_acquire(const struct wane__lock *lock) { (void)lock; }
-static void lock_note_peer(const struct wane__lock *lock) { (void)lock; }
-static void lock_note_release(const struct wane__lock *lock) { (void)lock; }
 #endif
 
 static bool lock_grab(struct wane__lock *lock) {
@@ -41,7 +33,7 @@ static bool lock_grab(struct wane__lock *lock) {
 void wane__lock_acquire(struct wane__lock *lock) {
   for (int i = 0; i < LOCK_SPINS; i++) {
     if (wane__load_relaxed(&lock->word) == 0 && lock_grab(lock)) {
-      lock_note_acquire(lock);
+      wane__lock_note_acquire(lock->rank);
       return;
     }
     wane__cpu_relax();
@@ -50,11 +42,11 @@ void wane__lock_acquire(struct wane__lock *lock) {
   while (wane__exchange_acquire(&lock->word, 2) != 0) {
     wane__os_futex_wait(&lock->word, 2, -1);
   }
-  lock_note_acquire(lock);
+  wane__lock_note_acquire(lock->rank);
 }
 
 void wane__lock_acquire_peer(struct wane__lock *lock) {
-  lock_note_peer(lock); /* as if those before had been released */
+  wane__lock_note_release(lock->rank); /* as if those before had been released */
   wane__lock_acquire(lock);
 }
 
@@ -62,12 +54,12 @@ bool wane__lock_try(struct wane__lock *lock) {
   if (!lock_grab(lock)) {
     return false;
   }
-  lock_note_acquire(lock);
+  wane__lock_note_acquire(lock->rank);
   return true;
 }
 
 void wane__lock_release(struct wane__lock *lock) {
-  lock_note_release(lock);
+  wane__lock_note_release(lock->rank);
   /* pairs with the acquires above */
   if (wane__exchange_release(&lock->word, 0) == 2) {
     wane__os_futex_wake(&lock->word, 1);
@@ -75,6 +67,6 @@ void wane__lock_release(struct wane__lock *lock) {
 }
 
 void wane__lock_reset(struct wane__lock *lock) {
-  lock_note_release(lock);
+  wane__lock_note_release(lock->rank);
   wane__store_relaxed(&lock->word, 0);
 }

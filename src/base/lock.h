@@ -16,6 +16,8 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "check.h"
+
 enum wane__lock_rank {
   WANE__RANK_CYCLE = 1, /* one cycle at a time */
   WANE__RANK_THREADS,   /* the thread registry */
@@ -44,6 +46,15 @@ void wane__lock_acquire(struct wane__lock *lock);
 void wane__lock_acquire_peer(struct wane__lock *lock);
 bool wane__lock_try(struct wane__lock *lock);
 void wane__lock_release(struct wane__lock *lock);
+
+/* Check builds: which ranks the calling thread holds (INV-lock-1). */
+#if WANE_CHECK_LEVEL >= 1
+void wane__lock_note_acquire(uint32_t rank);
+void wane__lock_note_release(uint32_t rank);
+#else
+static inline void wane__lock_note_acquire(uint32_t rank) { (void)rank; }
+static inline void wane__lock_note_release(uint32_t rank) { (void)rank; }
+#endif
 
 /* In the child of fork: the lock is free, whoever held it. */
 void wane__lock_reset(struct wane__lock *lock);

@@ -52,10 +52,15 @@ static bool meta_commit_step_locked(uintptr_t end, size_t step) {
 
 /* Under a tight limit a small step may still be possible. */
 static bool meta_commit_locked(uintptr_t end) {
-  return end <= meta_committed ||
-         (end > meta_large &&
-          meta_commit_step_locked(end, META_COMMIT_LARGE)) ||
-         meta_commit_step_locked(end, META_COMMIT_SMALL);
+  if (end <= meta_committed) {
+    return true;
+  }
+  int saved = errno;
+  if (end > meta_large && meta_commit_step_locked(end, META_COMMIT_LARGE)) {
+    return true;
+  }
+  errno = saved;
+  return meta_commit_step_locked(end, META_COMMIT_SMALL);
 }
 
 static void *meta_alloc_locked(size_t bytes) {

@@ -23,6 +23,7 @@
 #include "../special/runner.h"
 #include "../special/static.h"
 #include "background.h"
+#include "check.h"
 #include "pace.h"
 #include "pauses.h"
 #include "sweep.h"
@@ -136,6 +137,9 @@ static void cycle_stopped(void *arg) {
   if (wane__options.verify != 0) {
     wane__verify_stw();
   }
+  if (wane__options.check != 0) {
+    wane__check_stw();
+  }
   wane__store_relaxed(&wane__heap_meter.live_bytes, totals.bytes);
   wane__pace_set_trigger();
   wane__resume_world();
@@ -195,6 +199,9 @@ static bool cycle_run_locked(enum wane__cycle_reason reason, bool sweep) {
     cycle_put_off();
     errno = ENOMEM;
     return false;
+  }
+  if (wane__options.check != 0) {
+    wane__check_report();
   }
   if (sweep) {
     wane__sweep_finish_records();
@@ -267,7 +274,6 @@ void wane__cycle_triggered(size_t more_bytes) {
                                              : WANE__CYCLE_HEAP,
                     false, more_bytes);
   }
-  wane__runners_throttle();
 }
 
 /* A cycle that could not be run is not tried again for each allocation that

@@ -20,25 +20,46 @@
 #include "cycle.h"
 #include "sweep.h"
 
-/* Deaths that a cycle has found, and then all others, go on their queues. The
-   cycle lock keeps colours as they are. */
-static void shutdown_note_waiting(struct wane_queue *q) {
-  q->settled = wane__load_relaxed(&q->pushed);
+/* What is run in which step: what waited, then finalizers, then cleanups. */
+enum shutdown_step {
+  SHUTDOWN_WAITING,
+  SHUTDOWN_FINALIZERS,
+  SHUTDOWN_CLEANUPS,
+  SHUTDOWN_STEPS
+};
+
+/* Notes, or runs, a step of all queues. */
+static void shutdown_each(enum shutdown_step step,
+                          void (*visit)(struct wane_queue *q,
+                                        enum shutdown_step step)) {
+  struct wane_queue *q;
+  for (uint32_t i = 1; (q = wane__queue_next(&i)) != NULL; i++) {
+    visit(q, step);
+  }
+  visit(&wane__finalizer_queue, step);
+  visit(&wane__worker_queue, step);
 }
 
+static void shutdown_note(struct wane_queue *q, enum shutdown_step step) {
+  q->ends[step] = wane__load_relaxed(&q->pushed);
+}
+
+static void shutdown_run(struct wane_queue *q, enum shutdown_step step) {
+  wane__runner_run_until(q, q->ends[step]);
+}
+
+/* Deaths that a cycle has found, and then all others, go on their queues. The
+   cycle lock keeps colours as they are. */
 static void shutdown_queue_all(void) {
   wane__lock_acquire(&wane__cycle_lock);
   wane__sweep_finish_records();
-  wane__queues_each(shutdown_note_waiting);
-  wane__death_of_all();
+  shutdown_each(SHUTDOWN_WAITING, shutdown_note);
+  wane__death_of_all(WANE__SORT_WEAK);
+  wane__death_of_all(WANE__SORT_FINALIZER);
+  shutdown_each(SHUTDOWN_FINALIZERS, shutdown_note);
+  wane__death_of_all(WANE__SORT_CLEANUP);
+  shutdown_each(SHUTDOWN_CLEANUPS, shutdown_note);
   wane__lock_release(&wane__cycle_lock);
-}
-
-static void shutdown_run_all(void) {
-  wane__queues_each(wane__runner_run_settled);
-  wane__runner_run_all(&wane__finalizer_queue);
-  wane__queues_each(wane__runner_run_all);
-  wane__runner_run_all(&wane__worker_queue);
 }
 
 WANE_PUBLIC void wane_shutdown(unsigned flags) {
@@ -53,7 +74,9 @@ WANE_PUBLIC void wane_shutdown(unsigned flags) {
     wane__runners_stop();
     if ((flags & WANE_RUN_CLEANUPS) != 0) {
       shutdown_queue_all();
-      shutdown_run_all();
+      for (int step = 0; step < SHUTDOWN_STEPS; step++) {
+        shutdown_each((enum shutdown_step)step, shutdown_run);
+      }
     }
     wane__runners_allow();
   }

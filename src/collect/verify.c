@@ -11,6 +11,7 @@
 #include "../heap/block.h"
 #include "../mutator/root.h"
 #include "../special/cleanup.h"
+#include "../special/group.h"
 
 static struct {
   uint8_t *bits;    /* one for each granule of the arena; reserved once */
@@ -135,6 +136,6 @@ void wane__verify_stw(void) {
   wane__poison_quiet_begin();
   wane__roots_each_stw(verify_root, NULL);
   wane__records_visit_roots_stw(verify_root, NULL);
-  wane__finalizers_each_stw(verify_fields, NULL);
+  wane__group_each_finalizable_stw(false, verify_fields, NULL);
   wane__poison_quiet_end();
 }

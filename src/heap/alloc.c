@@ -25,11 +25,6 @@
 
 struct wane__heap_meter wane__heap_meter = {.trigger_bytes = 4u << 20};
 
-static struct wane__context *heap_self(void) {
-  struct wane__context *self = wane__self;
-  return WANE_LIKELY(self->attached) ? self : wane__hooks.attach();
-}
-
 /* Runs a cycle first, if bytes more reach the trigger. */
 static void heap_make_way(size_t bytes) {
   uint64_t sum = wane__load_relaxed(&wane__heap_meter.since_flip_bytes) + bytes;
@@ -46,7 +41,7 @@ static void heap_stress(struct wane__context *self) {
 
 WANE_NOINLINE void *wane__heap_alloc_small(enum wane__kind kind, size_t bytes) {
   int saved = errno;
-  struct wane__context *self = heap_self();
+  struct wane__context *self = wane__attach();
   if (self == NULL) {
     return NULL;
   }
@@ -128,7 +123,7 @@ static void *large_take(struct wane__context *self, enum wane__kind kind,
 void *wane__heap_alloc_large(enum wane__kind kind, size_t bytes,
                              size_t alignment, const struct wane_type *type) {
   int saved = errno;
-  struct wane__context *self = heap_self();
+  struct wane__context *self = wane__attach();
   size_t rounded = bytes == 0 ? 16 : (bytes + 15) & ~(size_t)15;
   if (self == NULL || rounded < bytes || rounded > wane__arena.reserved) {
     errno = ENOMEM;
@@ -183,7 +178,7 @@ WANE_PUBLIC void *wane_alloc_aligned(size_t size, size_t alignment) {
   if (bytes > WANE__SMALL_BYTES_MAX) {
     return wane__heap_alloc_large(WANE__KIND_SCAN, size, alignment, NULL);
   }
-  if (heap_self() == NULL) { /* before it, the classes are not there */
+  if (wane__attach() == NULL) { /* before it, the classes are not there */
     return NULL;
   }
   /* groups start at block boundaries, so slots of a multiple are aligned;

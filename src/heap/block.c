@@ -150,7 +150,9 @@ static void block_map_set(struct wane__block *block, uint8_t *marks,
     head |= WANE__HEAD_LARGE;
   }
   for (size_t i = 0; i < block->blocks; i++) {
-    wane__block_map[first + i].marks = marks;
+    /* pairs with the acquire in weak_target_lives, as the next line does: who
+       sees these marks sees that the group before was dissolved */
+    wane__store_release(&wane__block_map[first + i].marks, marks);
     wane__store_release(&wane__block_map[first + i].head, head);
     wane__store_relaxed(&wane__blocks[first + i].state, WANE__BLOCK_INSIDE);
   }

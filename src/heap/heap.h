@@ -34,8 +34,38 @@ void *wane__heap_alloc_small(enum wane__kind kind, size_t bytes);
 void *wane__heap_alloc_large(enum wane__kind kind, size_t bytes,
                              size_t alignment, const struct wane_type *type);
 
-/* The live object that addr points into; false if there is none. Guarded. */
-bool wane__object_find(const void *addr, struct wane__found *out);
+/* A slot of the calling thread's own run that has not been handed out. */
+WANE_INLINE bool wane__object_is_unused(const struct wane__found *found) {
+  unsigned class = wane__head_class(found->head);
+  if (class == WANE__CLASS_LARGE) {
+    return false;
+  }
+  const struct wane__cache *cache =
+      &wane__self->caches[wane__head_kind(found->head)][class];
+  return found->base >= cache->cur && found->base < cache->end;
+}
+
+/* The live object that addr points into; false if there is none. Guarded, or
+   with the world stopped.
+
+   An object is live here if its mark byte has the current colour: between
+   cycles a byte of the other colour is a dead object that is not swept yet.
+   Unused slots of runs have the colour too; those of the calling thread's are
+   told apart. (Those of another's are not: a pointer to memory never
+   allocated gives an answer that means nothing.) Another thread may be
+   changing the mark byte of a slot beside, or of this one if it is free. */
+WANE_INLINE WANE_SCANS_MEMORY bool wane__object_find(const void *addr,
+                                                     struct wane__found *out) {
+  uintptr_t word = (uintptr_t)addr;
+  /* pairs with the release in wane__arena_grow_locked */
+  if (word - wane__arena.start >= wane__load_acquire(&wane__arena.committed) ||
+      !wane__block_resolve(word, wane__arena.start, wane__block_map, out) ||
+      *(const volatile uint8_t *)out->mark != wane__arena.colour ||
+      wane__object_is_unused(out)) {
+    return false;
+  }
+  return word - out->base < wane__found_limit(out);
+}
 
 /* The bytes that one typed object needs: elements, and the layout's address
    behind them in a small slot. SIZE_MAX on overflow. */

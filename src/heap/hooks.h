@@ -9,8 +9,9 @@
 #include <stdbool.h>
 #include <stddef.h>
 
+#include "context.h"
+
 struct wane__block;
-struct wane__context;
 
 struct wane__hooks {
   /* Starts the library if need be and makes the calling thread known. NULL
@@ -31,5 +32,11 @@ struct wane__hooks {
 };
 
 extern const struct wane__hooks wane__hooks;
+
+/* hooks.attach, for calls that are made often. */
+static inline struct wane__context *wane__attach(void) {
+  struct wane__context *self = wane__self;
+  return WANE_LIKELY(self->attached) ? self : wane__hooks.attach();
+}
 
 #endif

@@ -1,12 +1,6 @@
 /*
- * From a pointer to its object: wane_base, wane_size, wane_realloc.
- *
- * An object is live here if its mark byte has the current colour: between
- * cycles a byte of the other colour is a dead object that is not swept yet.
- * A slot of the calling thread's own run that has not been handed out has the
- * colour too and is told apart by its address. (The same slot of another
- * thread's run is not: a pointer to memory never allocated gives an answer
- * that means nothing.)
+ * From a pointer to its object: wane_base, wane_size, wane_realloc. How an
+ * object is found is in heap.h (wane__object_find).
  */
 #include <errno.h>
 #include <string.h>
@@ -17,32 +11,7 @@
 #include "heap.h"
 #include "hooks.h"
 
-static bool object_is_unused(const struct wane__found *found) {
-  unsigned class = wane__head_class(found->head);
-  if (class == WANE__CLASS_LARGE) {
-    return false;
-  }
-  const struct wane__cache *cache =
-      &wane__self->caches[wane__head_kind(found->head)][class];
-  return found->base >= cache->cur && found->base < cache->end;
-}
-
-/* Guarded, or with the world stopped. Another thread may be changing the mark
-   byte of another slot beside, or of this one if it is free. */
-WANE_SCANS_MEMORY bool wane__object_find(const void *addr,
-                                         struct wane__found *out) {
-  uintptr_t word = (uintptr_t)addr;
-  /* pairs with the release in wane__arena_grow_locked */
-  if (word - wane__arena.start >= wane__load_acquire(&wane__arena.committed) ||
-      !wane__block_resolve(word, wane__arena.start, wane__block_map, out) ||
-      *(const volatile uint8_t *)out->mark != wane__arena.colour ||
-      object_is_unused(out)) {
-    return false;
-  }
-  return word - out->base < wane__found_limit(out);
-}
-
-/* The same for a thread in no guard: a flip between reading the mark byte and
+/* wane__object_find for a thread in no guard: a flip between reading the mark byte and
    reading the colour would make a live object look dead. */
 static bool object_find_guarded(const void *addr, struct wane__found *out) {
   struct wane__context *self = wane__hooks.attach();

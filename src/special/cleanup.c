@@ -16,6 +16,7 @@
 #include "net.h"
 #include "queue.h"
 #include "runner.h"
+#include "site.h"
 #include "static.h"
 
 static_assert(sizeof(struct wane__record) == 40,
@@ -55,7 +56,9 @@ static uint32_t cleanup_new_locked(const struct cleanup_request *r,
   struct wane__block *group = wane__group_of(object);
   struct wane__stripe *stripe = wane__stripe_of(group);
   struct wane__pool *pool = &wane__pools[sort];
-  if (!wane__group_reserve_locked(group)) {
+  if (!wane__group_reserve_locked(group) ||
+      (sort == WANE__SORT_FINALIZER &&
+       !wane__group_reserve_finalizable_locked(group))) {
     return 0;
   }
   uint32_t index = wane__pool_take(pool, &stripe->supplies[sort]);
@@ -63,6 +66,8 @@ static uint32_t cleanup_new_locked(const struct cleanup_request *r,
     return 0;
   }
   struct wane__record *record = wane__record_at(sort, index);
+  WANE_CHECK(wane__pool_arg(pool, index) == 0,
+             "INV-record-2: a free record keeps nothing alive");
   wane__store_relaxed(&record->base, object->base);
   record->fn = r->fn;
   record->site = r->site;
@@ -74,6 +79,8 @@ static uint32_t cleanup_new_locked(const struct cleanup_request *r,
   wane__queue_use(r->queue);
   if (sort == WANE__SORT_CLEANUP) {
     wane__pool_set_arg(pool, index, (uintptr_t)r->arg);
+  } else {
+    *wane__group_finalizable_locked(object) = 1;
   }
   wane__group_insert_locked(
       group, sort, sort == WANE__SORT_FINALIZER ? object->base : index, index);
@@ -140,7 +147,17 @@ static struct wane__context *cleanup_enter(enum wane__record_call call,
   if (!has_fn) {
     wane__fatal(name, "fn is NULL");
   }
-  return wane__hooks.attach();
+  return wane__attach();
+}
+
+/* What follows a registration: threads to run callbacks, once, and slowing
+   down. Leaves errno alone. */
+static void cleanup_entered(enum wane__sort sort) {
+  if (WANE_UNLIKELY(!wane__load_relaxed(&wane__runners_ready[sort]))) {
+    wane__runners_start(sort);
+    wane__hooks.watch();
+  }
+  wane__runners_throttle();
 }
 
 /* Registers; args and size are what arg is a copy of, or NULL and 0. */
@@ -149,28 +166,27 @@ static wane_cleanup cleanup_add(const struct cleanup_request *r,
                                 size_t size) {
   wane_cleanup handle = {0};
   struct wane__found object;
-  int saved = errno;
   wane__guard_enter(self);
   bool is_object = wane__object_find(r->ptr, &object);
   if (is_object) {
     cleanup_check_arg(r, &object, args, size);
     struct wane__stripe *stripe = wane__stripe_of(wane__group_of(&object));
-    wane__lock_acquire(&stripe->lock);
+    wane__spin_acquire(&stripe->lock);
     uint32_t index = cleanup_new_locked(r, &object, WANE__SORT_CLEANUP);
     if (index != 0) {
       handle.id = wane__pool_handle(
           wane__pool_at(&wane__pools[WANE__SORT_CLEANUP], index), index);
     }
-    wane__lock_release(&stripe->lock);
+    wane__spin_release(&stripe->lock);
   }
   wane__guard_leave(self);
   if (!is_object) {
     wane__static_require(cleanup_call_name(r->call), r->ptr);
+  } else if (handle.id != 0) {
+    cleanup_entered(WANE__SORT_CLEANUP);
   } else {
-    wane__runners_start(WANE__SORT_CLEANUP);
-    wane__hooks.watch();
+    errno = ENOMEM;
   }
-  errno = is_object && handle.id == 0 ? ENOMEM : saved;
   wane_keep_alive(r->ptr);
   wane_keep_alive(r->arg);
   return handle;
@@ -183,11 +199,12 @@ static wane_cleanup cleanup_no_memory(void) {
 
 WANE_PUBLIC wane_cleanup wane_add_cleanup(const void *ptr,
                                           void (*fn)(void *arg), void *arg) {
-  struct cleanup_request r = {.call = WANE__CALL_ADD_CLEANUP,
-                              .ptr = ptr,
-                              .fn = fn,
-                              .arg = arg,
-                              .site = __builtin_return_address(0)};
+  struct cleanup_request r = {
+      .call = WANE__CALL_ADD_CLEANUP,
+      .ptr = ptr,
+      .fn = fn,
+      .arg = arg,
+      .site = wane__site_capture(__builtin_return_address(0))};
   struct wane__context *self = cleanup_enter(r.call, ptr, fn != NULL);
   return self != NULL ? cleanup_add(&r, self, NULL, 0) : cleanup_no_memory();
 }
@@ -195,11 +212,12 @@ WANE_PUBLIC wane_cleanup wane_add_cleanup(const void *ptr,
 WANE_PUBLIC wane_cleanup wane_add_cleanup_on(struct wane_queue *q,
                                              const void *ptr,
                                              void (*fn)(void *arg), void *arg) {
-  struct cleanup_request r = {.call = WANE__CALL_ADD_CLEANUP_ON,
-                              .ptr = ptr,
-                              .fn = fn,
-                              .arg = arg,
-                              .site = __builtin_return_address(0)};
+  struct cleanup_request r = {
+      .call = WANE__CALL_ADD_CLEANUP_ON,
+      .ptr = ptr,
+      .fn = fn,
+      .arg = arg,
+      .site = wane__site_capture(__builtin_return_address(0))};
   r.queue = wane__queue_number(cleanup_call_name(r.call), q);
   struct wane__context *self = cleanup_enter(r.call, ptr, fn != NULL);
   return self != NULL ? cleanup_add(&r, self, NULL, 0) : cleanup_no_memory();
@@ -208,10 +226,11 @@ WANE_PUBLIC wane_cleanup wane_add_cleanup_on(struct wane_queue *q,
 WANE_PUBLIC wane_cleanup wane_add_cleanup_copy(const void *ptr,
                                                void (*fn)(void *args),
                                                const void *args, size_t size) {
-  struct cleanup_request r = {.call = WANE__CALL_ADD_CLEANUP_COPY,
-                              .ptr = ptr,
-                              .fn = fn,
-                              .site = __builtin_return_address(0)};
+  struct cleanup_request r = {
+      .call = WANE__CALL_ADD_CLEANUP_COPY,
+      .ptr = ptr,
+      .fn = fn,
+      .site = wane__site_capture(__builtin_return_address(0))};
   struct wane__context *self = cleanup_enter(r.call, ptr, fn != NULL);
   if (args == NULL && size != 0) {
     wane__fatal(cleanup_call_name(r.call), "args is NULL");
@@ -251,15 +270,18 @@ WANE_PUBLIC wane_cleanup wane_add_safety_net_at(const void *ptr,
   return handle;
 }
 
+static bool finalizer_is_set_locked(const struct wane__found *object) {
+  const uint8_t *byte = wane__group_finalizable_locked(object);
+  return byte != NULL && *byte != 0;
+}
+
 /* Its group, if the object at base is not found dead, or will be brought back
    by a finalizer. Stripe held. */
 static struct wane__block *cleanup_group_locked(uintptr_t base) {
   struct wane__found object = wane__block_slot_of(base);
   struct wane__block *group = wane__group_of(&object);
   bool is_dead = wane__load_relaxed(object.mark) != wane__arena.colour;
-  bool comes_back = is_dead && wane__group_find_locked(
-                                   group, WANE__SORT_FINALIZER, base) != 0;
-  return is_dead && !comes_back ? NULL : group;
+  return is_dead && !finalizer_is_set_locked(&object) ? NULL : group;
 }
 
 /* The handle's record can only be looked at under its stripe, which follows
@@ -275,13 +297,14 @@ static bool cleanup_stop_guarded(uint32_t index, uint32_t generation) {
     return false;
   }
   uintptr_t base = wane__load_relaxed(&record->base);
-  if (!wane__block_resolve(base, wane__arena.start, wane__block_map, &found)) {
-    return false; /* the group is free again: the object died */
+  if (base - wane__arena.start >= wane__arena.reserved ||
+      !wane__block_resolve(base, wane__arena.start, wane__block_map, &found)) {
+    return false; /* never registered; or the group is free again: it died */
   }
   struct wane__stripe *stripe = wane__stripe_of(wane__group_of(&found));
   struct wane__pool_chain chain = {0};
   bool stopped = false;
-  wane__lock_acquire(&stripe->lock);
+  wane__spin_acquire(&stripe->lock);
   /* The state first: if the record is registered now and of the handle's
      generation afterwards, it is the handle's registration, in this stripe.
      The other way round it might be retired and registered elsewhere in
@@ -294,7 +317,7 @@ static bool cleanup_stop_guarded(uint32_t index, uint32_t generation) {
       cleanup_remove_locked(group, WANE__SORT_CLEANUP, index, &chain);
     }
   }
-  wane__lock_release(&stripe->lock);
+  wane__spin_release(&stripe->lock);
   wane__pool_give(pool, &chain);
   return stopped;
 }
@@ -303,8 +326,7 @@ WANE_PUBLIC bool wane_cleanup_stop(wane_cleanup cleanup) {
   if (cleanup.id == 0) {
     return false;
   }
-  int saved = errno;
-  struct wane__context *self = wane__hooks.attach();
+  struct wane__context *self = wane__attach();
   if (self == NULL) {
     return false; /* nothing was ever registered */
   }
@@ -312,7 +334,6 @@ WANE_PUBLIC bool wane_cleanup_stop(wane_cleanup cleanup) {
   bool stopped =
       cleanup_stop_guarded((uint32_t)cleanup.id, (uint32_t)(cleanup.id >> 32));
   wane__guard_leave(self);
-  errno = saved;
   return stopped;
 }
 
@@ -323,16 +344,18 @@ static bool finalizer_set_locked(const struct cleanup_request *r,
                                  const struct wane__found *object,
                                  struct wane__pool_chain *chain) {
   struct wane__block *group = wane__group_of(object);
-  uint32_t index =
-      wane__group_find_locked(group, WANE__SORT_FINALIZER, object->base);
+  bool is_set = finalizer_is_set_locked(object);
   if (r->fn != NULL) {
-    if (index != 0) {
+    if (is_set) {
       wane__fatal(cleanup_call_name(r->call),
                   "finalizer already set for the object at %p", r->ptr);
     }
     return cleanup_new_locked(r, object, WANE__SORT_FINALIZER) != 0;
   }
-  if (index != 0) {
+  if (is_set) {
+    uint32_t index =
+        wane__group_find_locked(group, WANE__SORT_FINALIZER, object->base);
+    *wane__group_finalizable_locked(object) = 0;
     cleanup_remove_locked(group, WANE__SORT_FINALIZER, index, chain);
   }
   return true;
@@ -343,7 +366,6 @@ static void finalizer_set(const struct cleanup_request *r) {
   struct wane__context *self = cleanup_enter(r->call, r->ptr, true);
   struct wane__found object;
   struct wane__pool_chain chain = {0};
-  int saved = errno;
   if (self == NULL) {
     errno = ENOMEM;
     return;
@@ -357,36 +379,38 @@ static void finalizer_set(const struct cleanup_request *r) {
   }
   if (is_object) {
     struct wane__stripe *stripe = wane__stripe_of(wane__group_of(&object));
-    wane__lock_acquire(&stripe->lock);
+    wane__spin_acquire(&stripe->lock);
     ok = finalizer_set_locked(r, &object, &chain);
-    wane__lock_release(&stripe->lock);
+    wane__spin_release(&stripe->lock);
     wane__pool_give(&wane__pools[WANE__SORT_FINALIZER], &chain);
   }
   wane__guard_leave(self);
   if (!is_object) {
     wane__static_require(name, r->ptr);
+  } else if (!ok) {
+    errno = ENOMEM;
   } else if (r->fn != NULL) {
-    wane__runners_start(WANE__SORT_FINALIZER);
-    wane__hooks.watch();
+    cleanup_entered(WANE__SORT_FINALIZER);
   }
-  errno = ok ? saved : ENOMEM;
   wane_keep_alive(r->ptr);
 }
 
 WANE_PUBLIC void wane_set_finalizer(void *obj, void (*fn)(void *obj)) {
-  struct cleanup_request r = {.call = WANE__CALL_SET_FINALIZER,
-                              .ptr = obj,
-                              .fn = fn,
-                              .site = __builtin_return_address(0)};
+  struct cleanup_request r = {
+      .call = WANE__CALL_SET_FINALIZER,
+      .ptr = obj,
+      .fn = fn,
+      .site = wane__site_capture(__builtin_return_address(0))};
   finalizer_set(&r);
 }
 
 WANE_PUBLIC void wane_set_finalizer_on(struct wane_queue *q, void *obj,
                                        void (*fn)(void *obj)) {
-  struct cleanup_request r = {.call = WANE__CALL_SET_FINALIZER_ON,
-                              .ptr = obj,
-                              .fn = fn,
-                              .site = __builtin_return_address(0)};
+  struct cleanup_request r = {
+      .call = WANE__CALL_SET_FINALIZER_ON,
+      .ptr = obj,
+      .fn = fn,
+      .site = wane__site_capture(__builtin_return_address(0))};
   r.queue = wane__queue_number(cleanup_call_name(r.call), q);
   finalizer_set(&r);
 }
@@ -400,29 +424,13 @@ void wane__records_visit_roots_stw(void (*visit)(void *ctx, uintptr_t start,
   wane__pool_visit_args_stw(&wane__pools[WANE__SORT_FINALIZER], visit, ctx);
 }
 
-void wane__finalizers_each_stw(void (*visit)(void *ctx,
-                                             const struct wane__found *object),
-                               void *ctx) {
-  uint32_t limit = wane__pool_limit(&wane__pools[WANE__SORT_FINALIZER]);
-  for (uint32_t i = 1; i < limit; i++) {
-    const struct wane__record *record =
-        wane__record_at(WANE__SORT_FINALIZER, i);
-    if (record->state == WANE__RECORD_REGISTERED) {
-      struct wane__found object = wane__block_slot_of(record->base);
-      visit(ctx, &object);
-    }
-  }
-}
-
 static void finalizer_mark(void *any, const struct wane__found *object) {
-  if (*object->mark != wane__arena.colour) {
-    wane__mark_add_fields_stw(object);
-    *(bool *)any = true;
-  }
+  wane__mark_add_fields_stw(object);
+  *(bool *)any = true;
 }
 
 bool wane__finalizers_mark_stw(void) {
   bool any = false;
-  wane__finalizers_each_stw(finalizer_mark, &any);
+  wane__group_each_finalizable_stw(true, finalizer_mark, &any);
   return any;
 }

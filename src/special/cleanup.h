@@ -81,10 +81,6 @@ void wane__record_retire(enum wane__sort sort, uint32_t index,
 void wane__records_visit_roots_stw(void (*visit)(void *ctx, uintptr_t start,
                                                  uintptr_t end, bool is_copy),
                                    void *ctx);
-/* Each object that has a finalizer. STW. */
-void wane__finalizers_each_stw(void (*visit)(void *ctx,
-                                             const struct wane__found *object),
-                               void *ctx);
 /* After everything else: hands what unmarked objects with finalizers point to
    to the markers. False: there was no such object. STW. */
 bool wane__finalizers_mark_stw(void);

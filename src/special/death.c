@@ -69,6 +69,7 @@ static void death_finalizer(struct death_round *round, uint32_t index,
     return;
   }
   struct wane__found object = wane__block_slot_of(base);
+  *wane__group_finalizable_locked(&object) = 0;
   wane__fence_release(); /* its weak slots are cleared before it lives */
   if (!round->all_dead) {
     wane__store_relaxed(object.mark, wane__arena.colour);
@@ -133,14 +134,14 @@ static void death_process_locked(struct death_round *round) {
 
 void wane__death_sweep_records(struct wane__block *group) {
   struct death_round round = {.group = group, .stripe = wane__stripe_of(group)};
-  wane__lock_acquire(&round.stripe->lock);
+  wane__spin_acquire(&round.stripe->lock);
   if (group->specials != NULL) {
     if (group->specials->epoch != wane__arena.epoch) {
       death_process_locked(&round);
     }
     wane__group_trim_locked(group);
   }
-  wane__lock_release(&round.stripe->lock);
+  wane__spin_release(&round.stripe->lock);
   wane__pool_give(&wane__pools[WANE__SORT_WEAK], &round.slots);
   wane__fence_release(); /* pairs with the fence in weak_read */
 }
@@ -154,27 +155,23 @@ static void death_of_group(struct wane__block *group, enum wane__sort sort) {
   };
   struct death_round round = {
       .group = group, .stripe = wane__stripe_of(group), .all_dead = true};
-  wane__lock_acquire(&round.stripe->lock);
+  wane__spin_acquire(&round.stripe->lock);
   if (group->specials != NULL) {
     death_pass(&round, sort, visits[sort]);
     death_publish(&round);
   }
-  wane__lock_release(&round.stripe->lock);
+  wane__spin_release(&round.stripe->lock);
   wane__pool_give(&wane__pools[WANE__SORT_WEAK], &round.slots);
 }
 
-void wane__death_of_all(void) {
-  static const enum wane__sort order[] = {WANE__SORT_WEAK, WANE__SORT_FINALIZER,
-                                          WANE__SORT_CLEANUP};
+void wane__death_of_all(enum wane__sort sort) {
   struct wane__context *self = wane__self;
-  for (unsigned pass = 0; pass < sizeof order / sizeof order[0]; pass++) {
-    size_t blocks = wane__arena.committed >> WANE__BLOCK_LOG2;
-    for (size_t i = 0; i < blocks; i++) {
-      if (wane__load_relaxed(&wane__blocks[i].specials) != NULL) {
-        wane__guard_enter(self);
-        death_of_group(&wane__blocks[i], order[pass]);
-        wane__guard_leave(self);
-      }
+  size_t blocks = wane__arena.committed >> WANE__BLOCK_LOG2;
+  for (size_t i = 0; i < blocks; i++) {
+    if (wane__load_relaxed(&wane__blocks[i].specials) != NULL) {
+      wane__guard_enter(self);
+      death_of_group(&wane__blocks[i], sort);
+      wane__guard_leave(self);
     }
   }
 }

@@ -24,13 +24,13 @@
 
 #include "../base/atomic.h"
 #include "../heap/block.h"
+#include "group.h"
 
 void wane__death_sweep_records(struct wane__block *group);
 
-/* Treats every object of the heap that has records as dead, but for its
-   memory: for shutdown. All finalizers go on their queues before the first
-   cleanup. Cycle lock held, everything swept; not guarded. */
-void wane__death_of_all(void);
+/* Treats the records of one sort as if every object of the heap had died: for
+   shutdown. Cycle lock held, everything swept; not guarded. */
+void wane__death_of_all(enum wane__sort sort);
 
 /* The caller owns the group, which is unswept. */
 static inline void wane__death_sweep(struct wane__block *group) {

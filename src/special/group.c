@@ -16,7 +16,7 @@
 #define GROUP_REMOVED 1u
 
 struct wane__stripe wane__stripes[WANE__STRIPES + 1] = {
-    [0 ... WANE__STRIPES] = {.lock = WANE__LOCK_INIT(WANE__RANK_STRIPE)}};
+    [0 ... WANE__STRIPES] = {.lock = WANE__SPIN_INIT(WANE__RANK_STRIPE)}};
 struct wane__specials *wane__statics;
 struct wane__pool wane__pools[WANE__SORT_COUNT] = {
     [WANE__SORT_WEAK] = WANE__POOL_INIT(sizeof(struct wane__weak_slot), false),
@@ -28,6 +28,13 @@ uint32_t wane__groups_undone;
 
 /* Tables of each size that are not in use. lock: meta */
 static struct wane__meta_list group_tables[GROUP_LOG2_MAX + 1];
+
+/* The same for bytes of slots, by cache lines. lock: meta */
+#define GROUP_LINES_MAX                                                        \
+  ((WANE__BLOCK_BYTES / WANE__GRANULE_BYTES + 32) / WANE_CACHE_LINE + 2)
+static struct wane__meta_list group_finalizable[GROUP_LINES_MAX];
+static struct wane__spin groups_lock = WANE__SPIN_INIT(WANE__RANK_POOL);
+static struct wane__finalizable *groups_first; /* lock: groups_lock; STW */
 
 static struct wane__specials *group_table(const struct wane__block *group) {
   return group != NULL ? group->specials : wane__statics;
@@ -125,6 +132,7 @@ static bool group_rehash(struct wane__block *group,
     return false;
   }
   table->epoch = old->epoch;
+  table->finalizable = old->finalizable;
   uint32_t ref;
   for (uint32_t at = 0; (ref = wane__group_next_locked(old, &at)) != 0; at++) {
     group_put(table, group_key(ref), ref);
@@ -197,6 +205,114 @@ void wane__group_clear_locked(struct wane__specials *specials, uint32_t at) {
   specials->used -= ends_chain;
 }
 
+/* ---- Slots with finalizers ---- */
+
+static size_t group_slots(const struct wane__block *group) {
+  return group->state == WANE__BLOCK_SMALL ? wane__classes[group->class].slots
+                                           : 1;
+}
+
+static size_t group_finalizable_bytes(const struct wane__block *group) {
+  size_t slots = (group_slots(group) + 7) & ~(size_t)7;
+  size_t bytes = sizeof(struct wane__finalizable) + slots;
+  return (bytes + WANE_CACHE_LINE - 1) & ~(size_t)(WANE_CACHE_LINE - 1);
+}
+
+uint8_t *wane__group_finalizable_locked(const struct wane__found *object) {
+  const struct wane__block *group = wane__group_of(object);
+  if (group->specials == NULL || group->specials->finalizable == NULL) {
+    return NULL;
+  }
+  return &group->specials->finalizable
+              ->slots[object->mark - wane__block_marks(group)];
+}
+
+bool wane__group_reserve_finalizable_locked(struct wane__block *group) {
+  if (WANE_LIKELY(group->specials->finalizable != NULL)) {
+    return true;
+  }
+  size_t bytes = group_finalizable_bytes(group);
+  struct wane__finalizable *fresh =
+      wane__meta_take(&group_finalizable[bytes / WANE_CACHE_LINE], bytes);
+  if (fresh == NULL) {
+    return false;
+  }
+  memset(fresh, 0, bytes);
+  fresh->group = group;
+  wane__spin_acquire(&groups_lock);
+  fresh->next = groups_first;
+  if (groups_first != NULL) {
+    groups_first->prev = fresh;
+  }
+  groups_first = fresh;
+  wane__spin_release(&groups_lock);
+  group->specials->finalizable = fresh;
+  return true;
+}
+
+static void group_drop_finalizable(struct wane__finalizable *old) {
+  wane__spin_acquire(&groups_lock);
+  if (old->next != NULL) {
+    old->next->prev = old->prev;
+  }
+  if (old->prev != NULL) {
+    old->prev->next = old->next;
+  } else {
+    groups_first = old->next;
+  }
+  wane__spin_release(&groups_lock);
+  size_t bytes = group_finalizable_bytes(old->group);
+  wane__meta_give(&group_finalizable[bytes / WANE_CACHE_LINE], old);
+}
+
+/* Eight mark bytes, each 0, 1 or 2, and eight bytes of slots: which of those
+   slots are set and have not the colour. */
+static uint64_t group_dead_finalizable(const uint8_t *marks,
+                                       const uint8_t *slots) {
+  const uint64_t ones = 0x0101010101010101ull;
+  uint64_t mark;
+  uint64_t slot;
+  memcpy(&mark, marks, sizeof mark);
+  memcpy(&slot, slots, sizeof slot);
+  mark ^= ones * wane__arena.colour;
+  return (mark | mark >> 1) & slot & ones;
+}
+
+static void group_visit_finalizable(const struct wane__finalizable *f,
+                                    bool dead_only,
+                                    void (*visit)(void *,
+                                                  const struct wane__found *),
+                                    void *ctx) {
+  uintptr_t start = wane__block_start(f->group);
+  uint8_t *marks = wane__block_marks(f->group);
+  size_t count = group_slots(f->group);
+  for (size_t i = 0; i < count; i++) {
+    if (dead_only && i % 8 == 0 && count != 1 &&
+        group_dead_finalizable(marks + i, f->slots + i) == 0) {
+      i += 7;
+      continue;
+    }
+    if (f->slots[i] != 0 && (!dead_only || marks[i] != wane__arena.colour)) {
+      struct wane__found object = {
+          .base = start + i * wane__classes[f->group->class].slot_bytes,
+          .mark = marks + i,
+          .head = wane__block_map[wane__block_idx(f->group)].head};
+      visit(ctx, &object);
+    }
+  }
+}
+
+void wane__group_each_finalizable_stw(
+    bool dead_only, void (*visit)(void *ctx, const struct wane__found *object),
+    void *ctx) {
+  for (const struct wane__finalizable *f = groups_first; f != NULL;
+       f = f->next) {
+    group_visit_finalizable(f, dead_only, visit, ctx);
+  }
+}
+
+/* ---- The end of a table, and counts ---- */
+
 void wane__group_trim_locked(struct wane__block *group) {
   struct wane__specials *table = group->specials;
   if (table == NULL || group_count(table) != 0) {
@@ -207,6 +323,9 @@ void wane__group_trim_locked(struct wane__block *group) {
     wane__sub(&wane__groups_undone, 1);
   }
   wane__sub(&wane__groups_with_records, 1);
+  if (table->finalizable != NULL) {
+    group_drop_finalizable(table->finalizable);
+  }
   group_table_free(table);
 }
 

@@ -36,7 +36,7 @@
 #include <stdint.h>
 
 #include "../base/attr.h"
-#include "../base/lock.h"
+#include "../base/spin.h"
 #include "../heap/block.h"
 #include "pool.h"
 
@@ -50,7 +50,7 @@ enum wane__sort {
 #define WANE__STRIPES 64u
 
 struct wane__stripe {
-  struct wane__lock lock;
+  struct wane__spin lock;
   struct wane__pool_supply supplies[WANE__SORT_COUNT]; /* lock: lock */
   /* Counts since the start, for the statistics. lock: lock; read relaxed */
   uint64_t registered[WANE__SORT_COUNT];
@@ -58,7 +58,18 @@ struct wane__stripe {
   uint64_t stopped[WANE__SORT_COUNT];
 } WANE_ALIGNED(WANE_CACHE_LINE);
 
+/* Which slots of a group hold an object with a finalizer, a byte each, so that
+   the stop can compare them with the mark bytes, eight at a time, and setting
+   one need not search. */
+struct wane__finalizable {
+  struct wane__finalizable *next; /* all of them. lock: groups_lock; STW */
+  struct wane__finalizable *prev;
+  struct wane__block *group; /* const */
+  uint8_t slots[];           /* 0 or 1, to a multiple of 8. lock: stripe */
+};
+
 struct wane__specials {
+  struct wane__finalizable *finalizable; /* or NULL. lock: stripe */
   uint32_t capacity_log2;
   uint32_t used;  /* entries that are not empty; those removed count */
   uint32_t epoch; /* cycle whose deaths have been dealt with */
@@ -121,6 +132,17 @@ uint32_t wane__group_next_locked(const struct wane__specials *specials,
 void wane__group_clear_locked(struct wane__specials *specials, uint32_t at);
 /* Drops the table if nothing is left in it. */
 void wane__group_trim_locked(struct wane__block *group);
+
+/* The byte of a slot; NULL: no object of its group has a finalizer. Stripe
+   held. */
+uint8_t *wane__group_finalizable_locked(const struct wane__found *object);
+/* Makes sure that there is one; false with ENOMEM. There is a table. */
+bool wane__group_reserve_finalizable_locked(struct wane__block *group);
+/* Visits the objects with finalizers; dead_only: those of the old colour.
+   STW. */
+void wane__group_each_finalizable_stw(
+    bool dead_only, void (*visit)(void *ctx, const struct wane__found *object),
+    void *ctx);
 
 /* A flip: the deaths of all groups with records are to be dealt with. STW. */
 void wane__group_flip_stw(void);

@@ -106,9 +106,9 @@ static void pool_refill_locked(struct wane__pool *pool,
 uint32_t wane__pool_take(struct wane__pool *pool,
                          struct wane__pool_supply *supply) {
   if (supply->first == 0) {
-    wane__lock_acquire(&pool->lock);
+    wane__spin_acquire(&pool->lock);
     pool_refill_locked(pool, supply);
-    wane__lock_release(&pool->lock);
+    wane__spin_release(&pool->lock);
   }
   uint32_t index = supply->first;
   if (index != 0) {
@@ -140,10 +140,10 @@ void wane__pool_give(struct wane__pool *pool, struct wane__pool_chain *chain) {
   if (chain->count == 0) {
     return;
   }
-  wane__lock_acquire(&pool->lock);
+  wane__spin_acquire(&pool->lock);
   pool_head(pool, chain->last)->next = pool->free_first;
   pool->free_first = chain->first;
-  wane__lock_release(&pool->lock);
+  wane__spin_release(&pool->lock);
   *chain = (struct wane__pool_chain){0};
 }
 

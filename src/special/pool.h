@@ -31,7 +31,7 @@
 #include <stdint.h>
 
 #include "../base/atomic.h"
-#include "../base/lock.h"
+#include "../base/spin.h"
 
 #define WANE__POOL_CHUNK_LOG2 10
 #define WANE__POOL_CHUNK (1u << WANE__POOL_CHUNK_LOG2)
@@ -50,7 +50,7 @@ struct wane__pool_chunk {
 };
 
 struct wane__pool {
-  struct wane__lock lock;
+  struct wane__spin lock;
   uint32_t record_bytes;           /* const */
   bool has_args;                   /* const */
   uint32_t chunk_count;            /* lock: lock; acquire */
@@ -63,7 +63,7 @@ struct wane__pool {
 
 #define WANE__POOL_INIT(bytes, args)                                           \
   {                                                                            \
-    .lock = WANE__LOCK_INIT(WANE__RANK_POOL), .record_bytes = (bytes),         \
+    .lock = WANE__SPIN_INIT(WANE__RANK_POOL), .record_bytes = (bytes),         \
     .has_args = (args)                                                         \
   }
 

@@ -12,10 +12,13 @@
 #include "../base/os.h"
 #include "../heap/context.h"
 #include "../heap/hooks.h"
+#include "runner.h"
 
+/* So much waiting may be too much. */
+#define QUEUE_LONG 65536u
 #define QUEUE_INIT                                                             \
   {                                                                            \
-    .lock = WANE__LOCK_INIT(WANE__RANK_QUEUE), .drain_target = UINT64_MAX,     \
+    .lock = WANE__SPIN_INIT(WANE__RANK_QUEUE), .drain_target = UINT64_MAX,     \
     .fd = -1                                                                   \
   }
 
@@ -70,16 +73,20 @@ static void queue_append_locked(struct wane_queue *q,
 
 static void queue_push_to(struct wane_queue *q,
                           const struct wane__queue_chain *chain) {
-  wane__lock_acquire(&q->lock);
+  wane__spin_acquire(&q->lock);
   queue_append_locked(q, chain);
+  bool is_long = q->pushed - q->taken > QUEUE_LONG;
   uint32_t idle = q->idle;
   if (idle != 0) {
     wane__add(&q->wake, 1);
   }
-  wane__lock_release(&q->lock);
+  wane__spin_release(&q->lock);
   if (idle != 0) {
     uint32_t wanted = chain->count < idle ? chain->count : idle;
     wane__os_futex_wake(&q->wake, (int)wanted);
+  }
+  if (is_long) {
+    wane__runners_note_backlog();
   }
 }
 
@@ -90,12 +97,12 @@ void wane__queue_push(uint16_t number, enum wane__sort sort,
   }
   if (number != 0) {
     struct wane_queue *q = queue_list[number];
-    wane__lock_acquire(&q->lock);
+    wane__spin_acquire(&q->lock);
     bool is_freed = q->is_freed;
     if (!is_freed) {
       queue_append_locked(q, chain);
     }
-    wane__lock_release(&q->lock);
+    wane__spin_release(&q->lock);
     if (!is_freed) {
       return;
     }
@@ -241,7 +248,7 @@ void wane__queue_close_and_unlock(struct wane_queue *q) {
     q->is_freed = true;
     q->fd = -1;
   }
-  wane__lock_release(&q->lock);
+  wane__spin_release(&q->lock);
   if (!is_now) {
     return;
   }
@@ -261,31 +268,39 @@ WANE_PUBLIC void wane_queue_free(struct wane_queue *q) {
     wane__fatal("wane_queue_free", "out of memory for the thread's record");
   }
   wane__guard_enter(self);
-  wane__lock_acquire(&q->lock);
+  wane__spin_acquire(&q->lock);
   wane__queue_close_and_unlock(q);
   wane__guard_leave(self);
 }
 
-void wane__queues_each(void (*visit)(struct wane_queue *q)) {
-  for (uint32_t i = 1; i < queue_list_count; i++) {
-    struct wane_queue *q = queue_list[i];
+struct wane_queue *wane__queue_next(uint32_t *at) {
+  for (; *at < queue_list_count; ++*at) {
+    struct wane_queue *q = queue_list[*at];
     if (q != NULL && !q->is_freed) {
-      visit(q);
+      return q;
     }
+  }
+  return NULL;
+}
+
+static void queues_each(void (*visit)(struct wane_queue *q)) {
+  struct wane_queue *q;
+  for (uint32_t i = 1; (q = wane__queue_next(&i)) != NULL; i++) {
+    visit(q);
   }
 }
 
 static void queue_lock_one(struct wane_queue *q) {
-  wane__lock_acquire_peer(&q->lock);
+  wane__spin_acquire_peer(&q->lock);
 }
 
 static void queue_unlock_one(struct wane_queue *q) {
-  wane__lock_release(&q->lock);
+  wane__spin_release(&q->lock);
 }
 
 /* The eventfd is shared with the parent: the child's takes its number. */
 static void queue_reset_one(struct wane_queue *q) {
-  wane__lock_reset(&q->lock);
+  wane__spin_release(&q->lock);
   q->runs = 0;
   q->fd =
       wane__os_eventfd_replace(q->fd, q->first != 0 && wane__options.fork != 0);
@@ -293,27 +308,27 @@ static void queue_reset_one(struct wane_queue *q) {
 
 void wane__queues_fork_prepare(void) {
   wane__lock_acquire_peer(&queues_lock);
-  wane__lock_acquire(&wane__worker_queue.lock);
+  wane__spin_acquire(&wane__worker_queue.lock);
   queue_lock_one(&wane__finalizer_queue);
-  wane__queues_each(queue_lock_one);
+  queues_each(queue_lock_one);
 }
 
 void wane__queues_fork_parent(void) {
-  wane__queues_each(queue_unlock_one);
-  wane__lock_release(&wane__finalizer_queue.lock);
-  wane__lock_release(&wane__worker_queue.lock);
+  queues_each(queue_unlock_one);
+  wane__spin_release(&wane__finalizer_queue.lock);
+  wane__spin_release(&wane__worker_queue.lock);
   wane__lock_release(&queues_lock);
 }
 
 static void queue_forget_runners(struct wane_queue *q) {
-  wane__lock_reset(&q->lock);
+  wane__spin_release(&q->lock);
   q->runners = NULL;
   q->idle = 0;
   q->drain_target = UINT64_MAX;
 }
 
 void wane__queues_fork_child(void) {
-  wane__queues_each(queue_reset_one);
+  queues_each(queue_reset_one);
   queue_forget_runners(&wane__worker_queue);
   queue_forget_runners(&wane__finalizer_queue);
   wane__lock_reset(&queues_lock);

@@ -26,7 +26,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-#include "../base/lock.h"
+#include "../base/spin.h"
 #include "cleanup.h"
 #include "group.h"
 
@@ -36,7 +36,7 @@ struct wane__runner;
 
 /* struct wane_queue of the public face. */
 struct wane_queue {
-  struct wane__lock lock;
+  struct wane__spin lock;
   uint32_t first; /* references, linked by next. lock: lock */
   uint32_t last;
   uint64_t pushed; /* lock: lock; read relaxed */
@@ -46,7 +46,7 @@ struct wane_queue {
   uint32_t drained; /* bumped when it is reached; a futex. seq_cst */
   uint32_t wake;    /* bumped for idle runners; a futex. seq_cst */
   uint32_t idle;    /* runners that sleep. lock: lock */
-  uint64_t settled; /* pushed before a shutdown. of the thread in it */
+  uint64_t ends[3]; /* numbers at steps of a shutdown. of its thread */
   uint32_t uses;    /* records that name it, and its owner. lock: queues */
   uint32_t runs;    /* wane_queue_run under way. lock: lock */
   int fd;           /* -1: the library's own, or freed. lock: lock */
@@ -83,8 +83,9 @@ uint32_t wane__queue_take_locked(struct wane_queue *q, uint64_t *number);
    library's queues. lock: lock; released. */
 void wane__queue_close_and_unlock(struct wane_queue *q);
 
-/* Each of the user's queues that is in use. */
-void wane__queues_each(void (*visit)(struct wane_queue *q));
+/* The user's queue in use at number *at or next after it, where *at is moved;
+   NULL at the end. */
+struct wane_queue *wane__queue_next(uint32_t *at);
 
 void wane__queues_fork_prepare(void);
 void wane__queues_fork_parent(void);

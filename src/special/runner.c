@@ -21,7 +21,7 @@
 #define RUNNER_CHAIN 64u
 #define RUNNER_SCRUB_BYTES 2048u
 #define CREW_RETRY_NS 100000000ull
-#define THROTTLE_BACKLOG (256u << 10)
+#define THROTTLE_BACKLOG (128u << 10)
 #define THROTTLE_STEP_NS 1000000ull
 /* Without a callback returning for so long, they wait for something. */
 #define THROTTLE_STUCK_NS 100000000ull
@@ -44,6 +44,8 @@ static struct runner_crew runner_finalizer = {.queue = &wane__finalizer_queue};
 
 WANE_TLS struct wane__runner *wane__runner_self;
 uint64_t wane__runner_counts[WANE__SORT_COUNT];
+uint32_t wane__runners_crowded;
+bool wane__runners_ready[WANE__SORT_COUNT];
 
 /* Overwrites what a callback left on the stack below, where a pointer to an
    object would keep it alive while this thread sleeps. */
@@ -107,6 +109,8 @@ static void runner_run(struct wane__runner *runner, uint32_t ref) {
   wane__store_relaxed(&runner->ref, ref);
   int saved = errno;
   runner_call(runner, record->fn, arg, ref);
+  WANE_ASSERT(record->state == WANE__RECORD_RUNNING,
+              "INV-runner-1: a callback returns to the runner at its record");
   if (WANE_UNLIKELY(!wane__self->attached)) {
     runner_attach_again(); /* it forked, or detached this thread */
   }
@@ -149,7 +153,7 @@ static uint32_t runner_next(struct wane__runner *runner) {
   if (runner->ref != 0) {
     runner_finish(runner);
   }
-  wane__lock_acquire(&q->lock);
+  wane__spin_acquire(&q->lock);
   runner->number = UINT64_MAX;
   uint32_t ref = wane__queue_take_locked(q, &runner->number);
   if (q->taken >= q->drain_target &&
@@ -158,7 +162,7 @@ static uint32_t runner_next(struct wane__runner *runner) {
     wane__add(&q->drained, 1);
     wake = true;
   }
-  wane__lock_release(&q->lock);
+  wane__spin_release(&q->lock);
   if (wake) {
     wane__os_futex_wake(&q->drained, INT32_MAX);
   }
@@ -173,11 +177,11 @@ static void crew_wait(struct runner_crew *crew, struct wane__runner *runner) {
   struct wane__context *self = wane__self;
   wane__guard_enter(self);
   runner_give_back(runner);
-  wane__lock_acquire(&q->lock);
+  wane__spin_acquire(&q->lock);
   uint32_t wake = wane__load(&q->wake);
   bool empty = q->first == 0 && wane__load(&crew->quit) == 0;
   q->idle += empty;
-  wane__lock_release(&q->lock);
+  wane__spin_release(&q->lock);
   wane__guard_leave(self);
   if (!empty) {
     return;
@@ -187,9 +191,9 @@ static void crew_wait(struct runner_crew *crew, struct wane__runner *runner) {
     wane__os_futex_wait(&q->wake, wake, -1);
   }
   wane__guard_enter(self);
-  wane__lock_acquire(&q->lock);
+  wane__spin_acquire(&q->lock);
   q->idle--;
-  wane__lock_release(&q->lock);
+  wane__spin_release(&q->lock);
   wane__guard_leave(self);
 }
 
@@ -213,7 +217,7 @@ static void crew_link(struct wane__runner *runner, bool is_in) {
   struct wane_queue *q = runner->queue;
   struct wane__context *self = wane__self;
   wane__guard_enter(self);
-  wane__lock_acquire(&q->lock);
+  wane__spin_acquire(&q->lock);
   if (is_in) {
     runner->next = q->runners;
     q->runners = runner;
@@ -224,7 +228,7 @@ static void crew_link(struct wane__runner *runner, bool is_in) {
     }
     *at = runner->next;
   }
-  wane__lock_release(&q->lock);
+  wane__spin_release(&q->lock);
   wane__guard_leave(self);
 }
 
@@ -299,6 +303,13 @@ static bool crew_start(struct runner_crew *crew) {
   return crew->count != 0 && crew->count == wanted;
 }
 
+static void crew_set_state(struct runner_crew *crew, enum crew_state state) {
+  enum wane__sort sort =
+      crew == &runner_finalizer ? WANE__SORT_FINALIZER : WANE__SORT_CLEANUP;
+  wane__store_relaxed(&wane__runners_ready[sort], state == CREW_STARTED);
+  wane__store(&crew->state, state);
+}
+
 static void crew_ensure(struct runner_crew *crew) {
   uint32_t expected = CREW_NONE;
   if (WANE_LIKELY(wane__load_relaxed(&crew->state) != CREW_NONE)) {
@@ -317,7 +328,7 @@ static void crew_ensure(struct runner_crew *crew) {
   if (ok) {
     wane__store_relaxed(&crew->failed_ns, 0);
   }
-  wane__store(&crew->state, ok ? CREW_STARTED : CREW_NONE);
+  crew_set_state(crew, ok ? CREW_STARTED : CREW_NONE);
   errno = saved;
 }
 
@@ -347,21 +358,30 @@ static uint64_t runner_count_all(void) {
          wane__load_relaxed(&wane__runner_counts[WANE__SORT_FINALIZER]);
 }
 
-void wane__runners_throttle(void) {
+void wane__runners_note_backlog(void) {
+  uint64_t backlog =
+      crew_backlog(&runner_workers) + crew_backlog(&runner_finalizer);
+  uint32_t crowded = wane__load_relaxed(&wane__runners_crowded);
+  if (crowded == 0 ? backlog > THROTTLE_BACKLOG
+                   : backlog < THROTTLE_BACKLOG / 2) {
+    wane__store_relaxed(&wane__runners_crowded, !crowded);
+  }
+}
+
+void wane__runners_throttle_slow(void) {
+  static uint64_t last_count; /* relaxed: both are hints */
+  static uint64_t moved_ns;
   if (wane__runner_self != NULL) {
     return;
   }
+  wane__runners_note_backlog();
   uint64_t count = runner_count_all();
-  uint64_t moved_ns = 0;
-  while (crew_backlog(&runner_workers) + crew_backlog(&runner_finalizer) >
-         THROTTLE_BACKLOG) {
-    uint64_t now = wane__os_now_ns();
-    uint64_t fresh = runner_count_all();
-    moved_ns = moved_ns == 0 || fresh != count ? now : moved_ns;
-    if (now - moved_ns > THROTTLE_STUCK_NS) {
-      return;
-    }
-    count = fresh;
+  uint64_t now = wane__os_now_ns();
+  if (wane__load_relaxed(&last_count) != count) {
+    wane__store_relaxed(&last_count, count);
+    wane__store_relaxed(&moved_ns, now);
+  }
+  if (now - wane__load_relaxed(&moved_ns) < THROTTLE_STUCK_NS) {
     wane__os_sleep_ns(THROTTLE_STEP_NS);
   }
 }
@@ -395,13 +415,15 @@ static void crew_stop(struct runner_crew *crew) {
 void wane__runners_stop(void) {
   crew_stop(&runner_workers);
   crew_stop(&runner_finalizer);
-  wane__runner_run_all(&wane__worker_queue);
-  wane__runner_run_all(&wane__finalizer_queue);
+  wane__runner_run_until(&wane__worker_queue,
+                         wane__load_relaxed(&wane__worker_queue.pushed));
+  wane__runner_run_until(&wane__finalizer_queue,
+                         wane__load_relaxed(&wane__finalizer_queue.pushed));
 }
 
 void wane__runners_allow(void) {
-  wane__store(&runner_workers.state, CREW_NONE);
-  wane__store(&runner_finalizer.state, CREW_NONE);
+  crew_set_state(&runner_workers, CREW_NONE);
+  crew_set_state(&runner_finalizer, CREW_NONE);
 }
 
 /* ---- On the caller's thread ---- */
@@ -434,9 +456,9 @@ static size_t runner_run_some(struct wane__runner *runner, size_t max) {
     }
     uint32_t ref = 0;
     if (count < max) {
-      wane__lock_acquire(&runner->queue->lock);
+      wane__spin_acquire(&runner->queue->lock);
       ref = wane__queue_take_locked(runner->queue, &runner->number);
-      wane__lock_release(&runner->queue->lock);
+      wane__spin_release(&runner->queue->lock);
     }
     wane__guard_leave(self);
     if (ref == 0) {
@@ -469,12 +491,12 @@ static size_t runner_run_here(struct wane_queue *q, size_t max,
 static void runner_change_runs(struct wane_queue *q, uint32_t change) {
   struct wane__context *self = wane__self;
   wane__guard_enter(self);
-  wane__lock_acquire(&q->lock);
+  wane__spin_acquire(&q->lock);
   q->runs += change;
   if (q->free_wanted) {
     wane__queue_close_and_unlock(q);
   } else {
-    wane__lock_release(&q->lock);
+    wane__spin_release(&q->lock);
   }
   wane__guard_leave(self);
 }
@@ -488,13 +510,11 @@ static size_t runner_run_queue(struct wane_queue *q, size_t max,
   return count;
 }
 
-void wane__runner_run_all(struct wane_queue *q) {
-  runner_run_queue(q, SIZE_MAX, (uintptr_t)__builtin_frame_address(0));
-}
-
-void wane__runner_run_settled(struct wane_queue *q) {
-  uint64_t count = q->settled - wane__load_relaxed(&q->taken);
-  runner_run_queue(q, count, (uintptr_t)__builtin_frame_address(0));
+void wane__runner_run_until(struct wane_queue *q, uint64_t number) {
+  uint64_t taken = wane__load_relaxed(&q->taken);
+  if (taken < number) {
+    runner_run_queue(q, number - taken, (uintptr_t)__builtin_frame_address(0));
+  }
 }
 
 WANE_PUBLIC size_t wane_queue_run(struct wane_queue *q, size_t max) {
@@ -523,13 +543,13 @@ static bool runner_drain(struct wane_queue *q, uint64_t number,
   struct wane__context *self = wane__self;
   for (;;) {
     wane__guard_enter(self);
-    wane__lock_acquire(&q->lock);
+    wane__spin_acquire(&q->lock);
     uint32_t drained = wane__load(&q->drained);
     bool done = runner_is_drained_locked(q, number);
     if (!done && q->drain_target > number) {
       q->drain_target = number;
     }
-    wane__lock_release(&q->lock);
+    wane__spin_release(&q->lock);
     wane__guard_leave(self);
     if (done) {
       return true;
@@ -592,7 +612,7 @@ static void crew_fork_child(struct runner_crew *crew) {
   crew->alive = own != NULL;
   crew->quit = 0;
   crew->failed_ns = 0;
-  crew->state = CREW_NONE;
+  crew_set_state(crew, CREW_NONE);
 }
 
 void wane__runners_fork_child(void) {
@@ -633,18 +653,23 @@ static void runner_forget_queued(struct wane_queue *q) {
 /* A queue freed in a callback of a thread that is gone. */
 static void runner_close_wanted(struct wane_queue *q) {
   if (q->free_wanted && q->runs == 0) {
-    wane__lock_acquire(&q->lock);
+    wane__spin_acquire(&q->lock);
     wane__queue_close_and_unlock(q);
   }
 }
 
 void wane__runners_fork_settle(void) {
+  struct wane_queue *q;
   if (wane__options.fork == 0) {
     runner_forget_queued(&wane__worker_queue);
     runner_forget_queued(&wane__finalizer_queue);
-    wane__queues_each(runner_forget_queued);
+    for (uint32_t i = 1; (q = wane__queue_next(&i)) != NULL; i++) {
+      runner_forget_queued(q);
+    }
   }
   runner_drop_others(WANE__SORT_CLEANUP);
   runner_drop_others(WANE__SORT_FINALIZER);
-  wane__queues_each(runner_close_wanted);
+  for (uint32_t i = 1; (q = wane__queue_next(&i)) != NULL; i++) {
+    runner_close_wanted(q);
+  }
 }

@@ -21,9 +21,11 @@
  * Draining: see special/queue.h. A runner's number is that of the record it
  * is at, changed under the queue's lock together with taking.
  *
- * Allocation is slowed down (SEMANTICS G2) by wane__runners_throttle: the
- * thread that triggered a cycle waits while more than a quarter of a million
- * callbacks wait for the library's threads, as long as these get on.
+ * A program that registers faster than callbacks run is slowed down
+ * (SEMANTICS G2): what grows with the backlog grows by registrations. While
+ * more than 128 thousand callbacks wait for the library's threads, each
+ * registration takes a millisecond longer, unless it comes from a callback, or
+ * these threads get nowhere: they might wait for the registering one.
  *
  * INV-runner-1: when a callback returns, the runner is still at its record.
  */
@@ -56,22 +58,30 @@ extern uint64_t wane__runner_counts[WANE__SORT_COUNT];
 
 /* Sees to it that the threads for a sort run. Not guarded. */
 void wane__runners_start(enum wane__sort sort);
+/* They run, or are being started: nothing to see to. relaxed */
+extern bool wane__runners_ready[WANE__SORT_COUNT];
 /* Lets them finish what is queued and end, and waits for that. None starts
    until wane__runners_allow. */
 void wane__runners_stop(void);
 void wane__runners_allow(void);
 /* Slows the caller down; see above. Not guarded. */
-void wane__runners_throttle(void);
+extern uint32_t wane__runners_crowded; /* relaxed */
+void wane__runners_throttle_slow(void);
+static inline void wane__runners_throttle(void) {
+  if (WANE_UNLIKELY(wane__load_relaxed(&wane__runners_crowded) != 0)) {
+    wane__runners_throttle_slow();
+  }
+}
+/* After much was queued: is that too much? */
+void wane__runners_note_backlog(void);
 /* Tries again to start threads that could not be, if callbacks wait. Not
    guarded. */
 void wane__runners_retry(void);
 
 /* Fatal, in the name of function, inside a callback. */
 void wane__runner_forbid(const char *function);
-/* Runs what waits in the queue on the calling thread: all of it, or up to the
-   number in `settled`. */
-void wane__runner_run_all(struct wane_queue *q);
-void wane__runner_run_settled(struct wane_queue *q);
+/* Runs what waits in the queue, up to a number, on the calling thread. */
+void wane__runner_run_until(struct wane_queue *q, uint64_t number);
 
 /* In the child: only the forking thread's runners are left. */
 void wane__runners_fork_child(void);

@@ -45,21 +45,21 @@ void wane__static_require(const char *function, const void *ptr) {
 static uintptr_t static_next(uint32_t *at) {
   struct wane__stripe *stripe = wane__stripe_of(NULL);
   uintptr_t pointer = 0;
-  wane__lock_acquire(&stripe->lock);
+  wane__spin_acquire(&stripe->lock);
   if (wane__statics != NULL) {
     uint32_t ref = wane__group_next_locked(wane__statics, at);
     if (ref != 0) {
       pointer = wane__weak_slot_at(wane__ref_index(ref))->pointer;
     }
   }
-  wane__lock_release(&stripe->lock);
+  wane__spin_release(&stripe->lock);
   return pointer;
 }
 
 static void static_forget(uintptr_t pointer) {
   struct wane__stripe *stripe = wane__stripe_of(NULL);
   struct wane__pool_chain chain = {0};
-  wane__lock_acquire(&stripe->lock);
+  wane__spin_acquire(&stripe->lock);
   uint32_t index = wane__group_find_locked(NULL, WANE__SORT_WEAK, pointer);
   if (index != 0) {
     wane__group_remove_locked(NULL, WANE__SORT_WEAK, pointer, index);
@@ -67,7 +67,7 @@ static void static_forget(uintptr_t pointer) {
     wane__store_relaxed(&stripe->queued[WANE__SORT_WEAK],
                         stripe->queued[WANE__SORT_WEAK] + 1);
   }
-  wane__lock_release(&stripe->lock);
+  wane__spin_release(&stripe->lock);
   wane__pool_give(&wane__pools[WANE__SORT_WEAK], &chain);
 }
 

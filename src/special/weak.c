@@ -21,7 +21,7 @@ static uint64_t weak_handle_for(struct wane__block *group, uintptr_t pointer) {
   struct wane__pool *pool = &wane__pools[WANE__SORT_WEAK];
   struct wane__stripe *stripe = wane__stripe_of(group);
   uint64_t handle = 0;
-  wane__lock_acquire(&stripe->lock);
+  wane__spin_acquire(&stripe->lock);
   uint32_t index = wane__group_find_locked(group, WANE__SORT_WEAK, pointer);
   if (index == 0 && wane__group_reserve_locked(group) &&
       (index = wane__pool_take(pool, &stripe->supplies[WANE__SORT_WEAK])) !=
@@ -36,7 +36,7 @@ static uint64_t weak_handle_for(struct wane__block *group, uintptr_t pointer) {
   if (index != 0) {
     handle = wane__pool_handle(wane__pool_at(pool, index), index);
   }
-  wane__lock_release(&stripe->lock);
+  wane__spin_release(&stripe->lock);
   return handle;
 }
 
@@ -45,8 +45,7 @@ WANE_PUBLIC wane_weak wane_weak_make(const void *ptr) {
   if (ptr == NULL) {
     return weak;
   }
-  int saved = errno;
-  struct wane__context *self = wane__hooks.attach();
+  struct wane__context *self = wane__attach();
   if (self == NULL) {
     errno = ENOMEM;
     return weak;
@@ -64,7 +63,9 @@ WANE_PUBLIC wane_weak wane_weak_make(const void *ptr) {
     weak.id = weak_handle_for(NULL, (uintptr_t)ptr);
     wane__guard_leave(self);
   }
-  errno = weak.id != 0 ? saved : ENOMEM;
+  if (weak.id == 0) {
+    errno = ENOMEM;
+  }
   wane_keep_alive(ptr);
   return weak;
 }
@@ -110,12 +111,10 @@ WANE_INLINE WANE_SCANS_MEMORY void *weak_read(uint64_t id) {
 WANE_PUBLIC WANE_HOT void *wane_weak_value(wane_weak weak) {
   struct wane__context *self = wane__self;
   if (WANE_UNLIKELY(!self->attached)) {
-    int saved = errno;
     self = wane__hooks.attach();
     if (self == NULL) {
       wane__fatal("wane_weak_value", "out of memory for the thread's record");
     }
-    errno = saved;
   }
   wane__guard_enter(self);
   void *value = weak_read(weak.id);
