@@ -50,15 +50,15 @@ const char *wane__record_call_name(const struct wane__record *record) {
 
 /* A record for the object that was found. Guarded; the stripe's lock is held.
    0 with ENOMEM, and nothing is changed. */
-static uint32_t cleanup_new_locked(const struct cleanup_request *r,
-                                   const struct wane__found *object,
-                                   enum wane__sort sort) {
+WANE_INLINE uint32_t cleanup_new_locked(const struct cleanup_request *r,
+                                        const struct wane__found *object,
+                                        enum wane__sort sort) {
   struct wane__block *group = wane__group_of(object);
   struct wane__stripe *stripe = wane__stripe_of(group);
   struct wane__pool *pool = &wane__pools[sort];
   if (!wane__group_reserve_locked(group) ||
-      (sort == WANE__SORT_FINALIZER &&
-       !wane__group_reserve_finalizable_locked(group))) {
+      (sort == WANE__SORT_FINALIZER && group->specials->finalizable == NULL &&
+       !wane__group_add_finalizable_locked(group))) {
     return 0;
   }
   uint32_t index = wane__pool_take(pool, &stripe->supplies[sort]);
@@ -76,7 +76,9 @@ static uint32_t cleanup_new_locked(const struct cleanup_request *r,
   /* pairs with the acquire in cleanup_stop_guarded: who sees it sees the
      generation */
   wane__store_release(&record->state, WANE__RECORD_REGISTERED);
-  wane__queue_use(r->queue);
+  if (r->queue != 0) {
+    wane__queue_use(r->queue);
+  }
   if (sort == WANE__SORT_CLEANUP) {
     wane__pool_set_arg(pool, index, (uintptr_t)r->arg);
   } else {

@@ -12,8 +12,6 @@
 
 #define GROUP_LOG2_MIN 3u
 #define GROUP_LOG2_MAX 31u
-/* An entry that was removed: passed over by a search, used by an insertion. */
-#define GROUP_REMOVED 1u
 
 struct wane__stripe wane__stripes[WANE__STRIPES + 1] = {
     [0 ... WANE__STRIPES] = {.lock = WANE__SPIN_INIT(WANE__RANK_STRIPE)}};
@@ -35,10 +33,6 @@ static struct wane__meta_list group_tables[GROUP_LOG2_MAX + 1];
 static struct wane__meta_list group_finalizable[GROUP_LINES_MAX];
 static struct wane__spin groups_lock = WANE__SPIN_INIT(WANE__RANK_POOL);
 static struct wane__finalizable *groups_first; /* lock: groups_lock; STW */
-
-static struct wane__specials *group_table(const struct wane__block *group) {
-  return group != NULL ? group->specials : wane__statics;
-}
 
 static void group_set_table(struct wane__block *group,
                             struct wane__specials *table) {
@@ -71,12 +65,6 @@ static void group_table_free(struct wane__specials *table) {
   wane__meta_give(&group_tables[table->capacity_log2], table);
 }
 
-/* Where a search for the key begins (Knuth's multiplicative hashing). */
-static uint32_t group_home(const struct wane__specials *table, uintptr_t key) {
-  return (uint32_t)((key * 0x9e3779b97f4a7c15ull) >>
-                    (64 - table->capacity_log2));
-}
-
 static uintptr_t group_key(uint32_t ref) {
   uint32_t index = wane__ref_index(ref);
   switch (wane__ref_sort(ref)) {
@@ -91,33 +79,21 @@ static uintptr_t group_key(uint32_t ref) {
 
 uint32_t wane__group_find_locked(const struct wane__block *group,
                                  enum wane__sort sort, uintptr_t key) {
-  const struct wane__specials *table = group_table(group);
+  const struct wane__specials *table = wane__group_table(group);
   if (table == NULL || table->counts[sort] == 0) {
     return 0;
   }
   uint32_t mask = (1u << table->capacity_log2) - 1;
-  for (uint32_t i = group_home(table, key);; i++) {
+  for (uint32_t i = wane__specials_home(table, key);; i++) {
     uint32_t ref = table->entries[i & mask];
     if (ref == 0) {
       return 0;
     }
-    if (ref != GROUP_REMOVED && wane__ref_sort(ref) == sort &&
+    if (ref != WANE__REF_REMOVED && wane__ref_sort(ref) == sort &&
         group_key(ref) == key) {
       return wane__ref_index(ref);
     }
   }
-}
-
-static void group_put(struct wane__specials *table, uintptr_t key,
-                      uint32_t ref) {
-  uint32_t mask = (1u << table->capacity_log2) - 1;
-  uint32_t i = group_home(table, key) & mask;
-  while (table->entries[i] > GROUP_REMOVED) {
-    i = (i + 1) & mask;
-  }
-  table->used += table->entries[i] == 0;
-  table->entries[i] = ref;
-  table->counts[wane__ref_sort(ref)]++;
 }
 
 static uint32_t group_count(const struct wane__specials *table) {
@@ -135,16 +111,16 @@ static bool group_rehash(struct wane__block *group,
   table->finalizable = old->finalizable;
   uint32_t ref;
   for (uint32_t at = 0; (ref = wane__group_next_locked(old, &at)) != 0; at++) {
-    group_put(table, group_key(ref), ref);
+    wane__specials_put(table, group_key(ref), ref);
   }
-  struct wane__specials *dropped = group_table(group);
+  struct wane__specials *dropped = wane__group_table(group);
   group_set_table(group, table);
   group_table_free(dropped);
   return true;
 }
 
-bool wane__group_reserve_locked(struct wane__block *group) {
-  struct wane__specials *table = group_table(group);
+bool wane__group_grow_locked(struct wane__block *group) {
+  struct wane__specials *table = wane__group_table(group);
   if (table == NULL) {
     table = group_table_new(GROUP_LOG2_MIN);
     if (table == NULL) {
@@ -158,26 +134,18 @@ bool wane__group_reserve_locked(struct wane__block *group) {
     }
     return true;
   }
-  uint64_t capacity = 1ull << table->capacity_log2;
-  if ((uint64_t)(table->used + 1) * 4 <= capacity * 3) {
-    return true;
-  }
   /* if most entries are removed ones, the same size will do */
-  bool crowded = (uint64_t)group_count(table) * 2 >= capacity;
+  bool crowded =
+      (uint64_t)group_count(table) * 2 >= 1ull << table->capacity_log2;
   return group_rehash(group, table, table->capacity_log2 + crowded);
-}
-
-void wane__group_insert_locked(struct wane__block *group, enum wane__sort sort,
-                               uintptr_t key, uint32_t index) {
-  group_put(group_table(group), key, wane__ref(sort, index));
 }
 
 void wane__group_remove_locked(struct wane__block *group, enum wane__sort sort,
                                uintptr_t key, uint32_t index) {
-  struct wane__specials *table = group_table(group);
+  struct wane__specials *table = wane__group_table(group);
   uint32_t ref = wane__ref(sort, index);
   uint32_t mask = (1u << table->capacity_log2) - 1;
-  uint32_t i = group_home(table, key) & mask;
+  uint32_t i = wane__specials_home(table, key) & mask;
   while (table->entries[i] != ref) {
     WANE_ASSERT(table->entries[i] != 0,
                 "INV-group-2: a registered record is in its group's table");
@@ -190,7 +158,7 @@ uint32_t wane__group_next_locked(const struct wane__specials *specials,
                                  uint32_t *at) {
   uint32_t capacity = 1u << specials->capacity_log2;
   for (; *at < capacity; ++*at) {
-    if (specials->entries[*at] > GROUP_REMOVED) {
+    if (specials->entries[*at] > WANE__REF_REMOVED) {
       return specials->entries[*at];
     }
   }
@@ -201,7 +169,7 @@ void wane__group_clear_locked(struct wane__specials *specials, uint32_t at) {
   specials->counts[wane__ref_sort(specials->entries[at])]--;
   uint32_t mask = (1u << specials->capacity_log2) - 1;
   bool ends_chain = specials->entries[(at + 1) & mask] == 0;
-  specials->entries[at] = ends_chain ? 0 : GROUP_REMOVED;
+  specials->entries[at] = ends_chain ? 0 : WANE__REF_REMOVED;
   specials->used -= ends_chain;
 }
 
@@ -218,19 +186,7 @@ static size_t group_finalizable_bytes(const struct wane__block *group) {
   return (bytes + WANE_CACHE_LINE - 1) & ~(size_t)(WANE_CACHE_LINE - 1);
 }
 
-uint8_t *wane__group_finalizable_locked(const struct wane__found *object) {
-  const struct wane__block *group = wane__group_of(object);
-  if (group->specials == NULL || group->specials->finalizable == NULL) {
-    return NULL;
-  }
-  return &group->specials->finalizable
-              ->slots[object->mark - wane__block_marks(group)];
-}
-
-bool wane__group_reserve_finalizable_locked(struct wane__block *group) {
-  if (WANE_LIKELY(group->specials->finalizable != NULL)) {
-    return true;
-  }
+bool wane__group_add_finalizable_locked(struct wane__block *group) {
   size_t bytes = group_finalizable_bytes(group);
   struct wane__finalizable *fresh =
       wane__meta_take(&group_finalizable[bytes / WANE_CACHE_LINE], bytes);
@@ -278,11 +234,10 @@ static uint64_t group_dead_finalizable(const uint8_t *marks,
   return (mark | mark >> 1) & slot & ones;
 }
 
-static void group_visit_finalizable(const struct wane__finalizable *f,
-                                    bool dead_only,
-                                    void (*visit)(void *,
-                                                  const struct wane__found *),
-                                    void *ctx) {
+static void
+group_visit_finalizable(const struct wane__finalizable *f, bool dead_only,
+                        void (*visit)(void *, const struct wane__found *),
+                        void *ctx) {
   uintptr_t start = wane__block_start(f->group);
   uint8_t *marks = wane__block_marks(f->group);
   size_t count = group_slots(f->group);

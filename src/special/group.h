@@ -113,14 +113,53 @@ static inline uint32_t wane__ref(enum wane__sort sort, uint32_t index) {
 
 /* All with the stripe's lock held. */
 
+static inline struct wane__specials *
+wane__group_table(const struct wane__block *group) {
+  return group != NULL ? group->specials : wane__statics;
+}
+
+/* An entry that was removed: passed over by a search, used by an insertion. */
+#define WANE__REF_REMOVED 1u
+
+/* Where a search for the key begins (Knuth's multiplicative hashing). */
+static inline uint32_t wane__specials_home(const struct wane__specials *table,
+                                           uintptr_t key) {
+  return (uint32_t)((key * 0x9e3779b97f4a7c15ull) >>
+                    (64 - table->capacity_log2));
+}
+
+/* Puts a reference in a table in which there is room. */
+static inline void wane__specials_put(struct wane__specials *table,
+                                      uintptr_t key, uint32_t ref) {
+  uint32_t mask = (1u << table->capacity_log2) - 1;
+  uint32_t i = wane__specials_home(table, key);
+  while (table->entries[i] > WANE__REF_REMOVED) {
+    i = (i + 1) & mask;
+  }
+  table->used += table->entries[i] == 0;
+  table->entries[i] = ref;
+  table->counts[wane__ref_sort(ref)]++;
+}
+
 /* The record of that sort and key; 0 if there is none. */
 uint32_t wane__group_find_locked(const struct wane__block *group,
                                  enum wane__sort sort, uintptr_t key);
-/* Makes room for one more; false with ENOMEM. */
-bool wane__group_reserve_locked(struct wane__block *group);
+/* Makes a table, or a larger one; false with ENOMEM. */
+bool wane__group_grow_locked(struct wane__block *group);
+/* Makes room for one more, at most 3/4 of the table in use; false with
+   ENOMEM. */
+static inline bool wane__group_reserve_locked(struct wane__block *group) {
+  const struct wane__specials *table = wane__group_table(group);
+  return (WANE_LIKELY(table != NULL) &&
+          WANE_LIKELY(table->used < 3ul << table->capacity_log2 >> 2)) ||
+         wane__group_grow_locked(group);
+}
 /* Adds a record that is not there; there is room. */
-void wane__group_insert_locked(struct wane__block *group, enum wane__sort sort,
-                               uintptr_t key, uint32_t index);
+static inline void wane__group_insert_locked(struct wane__block *group,
+                                             enum wane__sort sort,
+                                             uintptr_t key, uint32_t index) {
+  wane__specials_put(wane__group_table(group), key, wane__ref(sort, index));
+}
 /* Removes a record that is there. */
 void wane__group_remove_locked(struct wane__block *group, enum wane__sort sort,
                                uintptr_t key, uint32_t index);
@@ -135,9 +174,17 @@ void wane__group_trim_locked(struct wane__block *group);
 
 /* The byte of a slot; NULL: no object of its group has a finalizer. Stripe
    held. */
-uint8_t *wane__group_finalizable_locked(const struct wane__found *object);
+static inline uint8_t *
+wane__group_finalizable_locked(const struct wane__found *object) {
+  const struct wane__block *group = wane__group_of(object);
+  if (group->specials == NULL || group->specials->finalizable == NULL) {
+    return NULL;
+  }
+  return &group->specials->finalizable
+              ->slots[object->mark - wane__block_marks(group)];
+}
 /* Makes sure that there is one; false with ENOMEM. There is a table. */
-bool wane__group_reserve_finalizable_locked(struct wane__block *group);
+bool wane__group_add_finalizable_locked(struct wane__block *group);
 /* Visits the objects with finalizers; dead_only: those of the old colour.
    STW. */
 void wane__group_each_finalizable_stw(

@@ -103,22 +103,12 @@ static void pool_refill_locked(struct wane__pool *pool,
   supply->count = end - first;
 }
 
-uint32_t wane__pool_take(struct wane__pool *pool,
-                         struct wane__pool_supply *supply) {
-  if (supply->first == 0) {
-    wane__spin_acquire(&pool->lock);
-    pool_refill_locked(pool, supply);
-    wane__spin_release(&pool->lock);
-  }
-  uint32_t index = supply->first;
-  if (index != 0) {
-    struct wane__pool_head *head = pool_head(pool, index);
-    WANE_CHECK(head->generation != 0, "INV-pool-1: a worn-out record is free");
-    supply->first = head->next;
-    supply->count--;
-    head->next = 0;
-  }
-  return index;
+bool wane__pool_refill(struct wane__pool *pool,
+                       struct wane__pool_supply *supply) {
+  wane__spin_acquire(&pool->lock);
+  pool_refill_locked(pool, supply);
+  wane__spin_release(&pool->lock);
+  return supply->first != 0;
 }
 
 void wane__pool_retire(struct wane__pool *pool, uint32_t index,
@@ -147,30 +137,19 @@ void wane__pool_give(struct wane__pool *pool, struct wane__pool_chain *chain) {
   *chain = (struct wane__pool_chain){0};
 }
 
-static uintptr_t *pool_args(const struct wane__pool_chunk *chunk) {
-  return (uintptr_t *)(void *)chunk->records - WANE__POOL_CHUNK;
-}
-
-uintptr_t wane__pool_arg(const struct wane__pool *pool, uint32_t index) {
-  const struct wane__pool_chunk *chunk =
-      &pool->chunks[index >> WANE__POOL_CHUNK_LOG2];
-  return wane__load_relaxed(&pool_args(chunk)[index & (WANE__POOL_CHUNK - 1)]);
-}
-
 static bool pool_is_managed(uintptr_t word) {
   return word - wane__arena.start < wane__arena.reserved;
 }
 
 void wane__pool_set_arg(struct wane__pool *pool, uint32_t index,
                         uintptr_t value) {
-  struct wane__pool_chunk *chunk =
-      &pool->chunks[index >> WANE__POOL_CHUNK_LOG2];
-  uintptr_t *arg = &pool_args(chunk)[index & (WANE__POOL_CHUNK - 1)];
+  uintptr_t *arg = wane__pool_arg_at(pool, index);
   uint32_t change = (uint32_t)pool_is_managed(value) -
                     (uint32_t)pool_is_managed(wane__load_relaxed(arg));
   wane__store_relaxed(arg, value);
   if (change != 0) {
-    wane__add_relaxed(&chunk->managed, change);
+    wane__add_relaxed(&pool->chunks[index >> WANE__POOL_CHUNK_LOG2].managed,
+                      change);
   }
 }
 
@@ -181,7 +160,8 @@ void wane__pool_visit_args_stw(const struct wane__pool *pool,
   for (uint32_t i = 0; i < pool->chunk_count; i++) {
     const struct wane__pool_chunk *chunk = &pool->chunks[i];
     if (chunk->managed != 0) {
-      visit(ctx, (uintptr_t)pool_args(chunk), (uintptr_t)chunk->records, false);
+      uintptr_t end = (uintptr_t)chunk->records;
+      visit(ctx, end - WANE__POOL_CHUNK * sizeof(uintptr_t), end, false);
     }
   }
 }

@@ -31,6 +31,8 @@
 #include <stdint.h>
 
 #include "../base/atomic.h"
+#include "../base/attr.h"
+#include "../base/check.h"
 #include "../base/spin.h"
 
 #define WANE__POOL_CHUNK_LOG2 10
@@ -80,10 +82,9 @@ struct wane__pool_chain {
   uint32_t count;
 };
 
-/* Takes a record; 0 with ENOMEM. Of what is in it only the head is known:
-   its generation, which is not 0. */
-uint32_t wane__pool_take(struct wane__pool *pool,
-                         struct wane__pool_supply *supply);
+/* Fills an empty supply; false with ENOMEM. */
+bool wane__pool_refill(struct wane__pool *pool,
+                       struct wane__pool_supply *supply);
 /* Gives the records of a chain back, and empties it. */
 void wane__pool_give(struct wane__pool *pool, struct wane__pool_chain *chain);
 
@@ -91,6 +92,22 @@ static inline void *wane__pool_at(const struct wane__pool *pool,
                                   uint32_t index) {
   return pool->chunks[index >> WANE__POOL_CHUNK_LOG2].records +
          (size_t)(index & (WANE__POOL_CHUNK - 1)) * pool->record_bytes;
+}
+
+/* Takes a record; 0 with ENOMEM. Of what is in it only the head is known: its
+   generation, which is not 0. */
+static inline uint32_t wane__pool_take(struct wane__pool *pool,
+                                       struct wane__pool_supply *supply) {
+  if (WANE_UNLIKELY(supply->first == 0) && !wane__pool_refill(pool, supply)) {
+    return 0;
+  }
+  uint32_t index = supply->first;
+  struct wane__pool_head *head = wane__pool_at(pool, index);
+  WANE_CHECK(head->generation != 0, "INV-pool-1: a worn-out record is free");
+  supply->first = head->next;
+  supply->count--;
+  head->next = 0;
+  return index;
 }
 
 /* The same for an index from outside, which may be any number: NULL. */
@@ -112,8 +129,17 @@ static inline uint64_t wane__pool_handle(const struct wane__pool_head *head,
   return (uint64_t)head->generation << 32 | index;
 }
 
-/* A record's argument. */
-uintptr_t wane__pool_arg(const struct wane__pool *pool, uint32_t index);
+/* A record's argument, in front of the chunk's records. */
+static inline uintptr_t *wane__pool_arg_at(const struct wane__pool *pool,
+                                           uint32_t index) {
+  char *records = pool->chunks[index >> WANE__POOL_CHUNK_LOG2].records;
+  return (uintptr_t *)(void *)records - WANE__POOL_CHUNK +
+         (index & (WANE__POOL_CHUNK - 1));
+}
+static inline uintptr_t wane__pool_arg(const struct wane__pool *pool,
+                                       uint32_t index) {
+  return wane__load_relaxed(wane__pool_arg_at(pool, index));
+}
 void wane__pool_set_arg(struct wane__pool *pool, uint32_t index,
                         uintptr_t value);
 
