@@ -60,7 +60,7 @@ WANE_INLINE WANE_SCANS_MEMORY bool wane__object_find(const void *addr,
   /* pairs with the release in wane__arena_grow_locked */
   if (word - wane__arena.start >= wane__load_acquire(&wane__arena.committed) ||
       !wane__block_resolve(word, wane__arena.start, wane__block_map, out) ||
-      *(const volatile uint8_t *)out->mark != wane__arena.colour ||
+      wane__load_relaxed(out->mark) != wane__arena.colour ||
       wane__object_is_unused(out)) {
     return false;
   }

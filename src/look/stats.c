@@ -13,7 +13,7 @@
 #include "../mutator/thread.h"
 #include "../special/group.h"
 #include "../special/net.h"
-#include "../special/runner.h"
+#include "../special/queue.h"
 
 /* What one thread has allocated: its whole runs, less what is left of those
    it is using. */
@@ -72,13 +72,11 @@ static void stats_gather_records(struct wane_stats *s) {
   s->cleanups_registered = counts[0][WANE__SORT_CLEANUP];
   s->cleanups_queued = counts[1][WANE__SORT_CLEANUP];
   s->cleanups_stopped = counts[2][WANE__SORT_CLEANUP];
-  s->cleanups_run =
-      wane__load_relaxed(&wane__runner_counts[WANE__SORT_CLEANUP]);
+  s->cleanups_run = wane__queues_ran(WANE__SORT_CLEANUP);
   s->finalizers_registered = counts[0][WANE__SORT_FINALIZER];
   s->finalizers_queued = counts[1][WANE__SORT_FINALIZER];
   s->finalizers_stopped = counts[2][WANE__SORT_FINALIZER];
-  s->finalizers_run =
-      wane__load_relaxed(&wane__runner_counts[WANE__SORT_FINALIZER]);
+  s->finalizers_run = wane__queues_ran(WANE__SORT_FINALIZER);
   s->weak_handles_live =
       counts[0][WANE__SORT_WEAK] - counts[1][WANE__SORT_WEAK];
   s->safety_nets_needed = wane__nets_needed();

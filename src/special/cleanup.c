@@ -156,8 +156,10 @@ static struct wane__context *cleanup_enter(enum wane__record_call call,
    down. Leaves errno alone. */
 static void cleanup_entered(enum wane__sort sort) {
   if (WANE_UNLIKELY(!wane__load_relaxed(&wane__runners_ready[sort]))) {
+    int saved = errno;
     wane__runners_start(sort);
     wane__hooks.watch();
+    errno = saved;
   }
   wane__runners_throttle();
 }

@@ -14,6 +14,7 @@
 struct death_round {
   struct wane__block *group;
   struct wane__stripe *stripe;
+  uint64_t revived_bytes;             /* count as allocated */
   bool all_dead;                      /* whatever the mark bytes say */
   struct wane__pool_chain slots;      /* weak, to be given back */
   struct wane__queue_chain workers;   /* for the library's queues */
@@ -73,8 +74,7 @@ static void death_finalizer(struct death_round *round, uint32_t index,
   wane__fence_release(); /* its weak slots are cleared before it lives */
   if (!round->all_dead) {
     wane__store_relaxed(object.mark, wane__arena.colour);
-    wane__add_relaxed(&wane__heap_meter.since_flip_bytes,
-                      wane__found_bytes(&object));
+    round->revived_bytes += wane__found_bytes(&object);
   }
   /* the object is a root from here until its finalizer has returned */
   wane__pool_set_arg(&wane__pools[WANE__SORT_FINALIZER], index, base);
@@ -125,6 +125,10 @@ static void death_process_locked(struct death_round *round) {
     death_pass(round, WANE__SORT_FINALIZER, death_finalizer);
     death_pass(round, WANE__SORT_CLEANUP, death_cleanup);
     death_publish(round);
+    if (round->revived_bytes != 0) {
+      wane__add_relaxed(&wane__heap_meter.since_flip_bytes,
+                        round->revived_bytes);
+    }
   }
   table->epoch = wane__arena.epoch;
   WANE_ASSERT(wane__load(&wane__groups_undone) != 0,

@@ -143,25 +143,35 @@ static bool pool_is_managed(uintptr_t word) {
 
 void wane__pool_set_arg(struct wane__pool *pool, uint32_t index,
                         uintptr_t value) {
-  uintptr_t *arg = wane__pool_arg_at(pool, index);
-  uint32_t change = (uint32_t)pool_is_managed(value) -
-                    (uint32_t)pool_is_managed(wane__load_relaxed(arg));
-  wane__store_relaxed(arg, value);
-  if (change != 0) {
-    wane__add_relaxed(&pool->chunks[index >> WANE__POOL_CHUNK_LOG2].managed,
-                      change);
+  wane__store_relaxed(wane__pool_arg_at(pool, index), value);
+  uint32_t *is_managed =
+      &pool->chunks[index >> WANE__POOL_CHUNK_LOG2].is_managed;
+  if (pool_is_managed(value) && wane__load_relaxed(is_managed) == 0) {
+    wane__store_relaxed(is_managed, 1);
   }
 }
 
-void wane__pool_visit_args_stw(const struct wane__pool *pool,
+static bool pool_has_managed(const uintptr_t *args) {
+  bool has = false;
+  for (uint32_t i = 0; i < WANE__POOL_CHUNK; i++) {
+    has |= pool_is_managed(args[i]);
+  }
+  return has;
+}
+
+void wane__pool_visit_args_stw(struct wane__pool *pool,
                                void (*visit)(void *ctx, uintptr_t start,
                                              uintptr_t end, bool is_copy),
                                void *ctx) {
   for (uint32_t i = 0; i < pool->chunk_count; i++) {
-    const struct wane__pool_chunk *chunk = &pool->chunks[i];
-    if (chunk->managed != 0) {
-      uintptr_t end = (uintptr_t)chunk->records;
-      visit(ctx, end - WANE__POOL_CHUNK * sizeof(uintptr_t), end, false);
+    struct wane__pool_chunk *chunk = &pool->chunks[i];
+    const uintptr_t *args =
+        (const uintptr_t *)(const void *)chunk->records - WANE__POOL_CHUNK;
+    if (chunk->is_managed != 0 && !pool_has_managed(args)) {
+      chunk->is_managed = 0;
+    }
+    if (chunk->is_managed != 0) {
+      visit(ctx, (uintptr_t)args, (uintptr_t)chunk->records, false);
     }
   }
 }

@@ -12,7 +12,8 @@
  * pool with arguments has a word for each record besides, and these words lie
  * together, at the head of the chunk, so that marking can scan them as one
  * range: they are roots. Chunks in which no argument points into the heap are
- * not scanned; `managed` counts.
+ * not scanned: a flag is set with the first, and taken back when a stop finds
+ * none.
  *
  * Free records are handed out and taken back in chains; whoever needs many
  * keeps a supply under a lock of its own (struct wane__pool_supply).
@@ -47,8 +48,8 @@ struct wane__pool_head {
 };
 
 struct wane__pool_chunk {
-  char *records;    /* behind the arguments. const once the chunk counts */
-  uint32_t managed; /* args that point into the heap. atomic, relaxed */
+  char *records;       /* behind the arguments. const once the chunk counts */
+  uint32_t is_managed; /* an arg may point into the heap. relaxed; STW */
 };
 
 struct wane__pool {
@@ -144,7 +145,7 @@ void wane__pool_set_arg(struct wane__pool *pool, uint32_t index,
                         uintptr_t value);
 
 /* Visits the arguments of all chunks that have managed ones. STW. */
-void wane__pool_visit_args_stw(const struct wane__pool *pool,
+void wane__pool_visit_args_stw(struct wane__pool *pool,
                                void (*visit)(void *ctx, uintptr_t start,
                                              uintptr_t end, bool is_copy),
                                void *ctx);

@@ -32,6 +32,8 @@ static struct wane_queue **queue_list;
 static uint32_t queue_list_count;         /* numbers ever used. lock: queues */
 static struct wane__meta_list queue_free; /* lock: meta */
 
+static uint64_t queues_gone_ran[WANE__SORT_COUNT]; /* lock: queues */
+
 static uint32_t *queue_link(uint32_t ref) {
   return &wane__record_at(wane__ref_sort(ref), wane__ref_index(ref))->head.next;
 }
@@ -153,6 +155,9 @@ void wane__queue_disuse(uint16_t number) {
   struct wane_queue *q = queue_list[number];
   if (--q->uses == 0) {
     queue_list[number] = NULL;
+    for (int sort = 0; sort < WANE__SORT_COUNT; sort++) {
+      queues_gone_ran[sort] += q->ran[sort];
+    }
     wane__meta_give(&queue_free, q);
   }
   wane__lock_release(&queues_lock);
@@ -288,6 +293,22 @@ static void queues_each(void (*visit)(struct wane_queue *q)) {
   for (uint32_t i = 1; (q = wane__queue_next(&i)) != NULL; i++) {
     visit(q);
   }
+}
+
+uint64_t wane__queues_ran(enum wane__sort sort) {
+  struct wane__context *self = wane__self;
+  wane__guard_enter(self);
+  wane__lock_acquire(&queues_lock);
+  uint64_t ran = queues_gone_ran[sort] +
+                 wane__load_relaxed(&wane__worker_queue.ran[sort]) +
+                 wane__load_relaxed(&wane__finalizer_queue.ran[sort]);
+  for (uint32_t i = 1; i < queue_list_count; i++) {
+    ran += queue_list[i] != NULL ? wane__load_relaxed(&queue_list[i]->ran[sort])
+                                 : 0;
+  }
+  wane__lock_release(&queues_lock);
+  wane__guard_leave(self);
+  return ran;
 }
 
 static void queue_lock_one(struct wane_queue *q) {

@@ -41,8 +41,9 @@ struct wane_queue {
   uint32_t last;
   uint64_t pushed; /* lock: lock; read relaxed */
   uint64_t taken;
-  struct wane__runner *runners; /* those of the library. lock: lock */
-  uint64_t drain_target;        /* lowest number waited for. lock: lock */
+  uint64_t ran[WANE__SORT_COUNT]; /* callbacks returned, by sort. the same */
+  struct wane__runner *runners;   /* those of the library. lock: lock */
+  uint64_t drain_target;          /* lowest number waited for. lock: lock */
   uint32_t drained; /* bumped when it is reached; a futex. seq_cst */
   uint32_t wake;    /* bumped for idle runners; a futex. seq_cst */
   uint32_t idle;    /* runners that sleep. lock: lock */
@@ -75,6 +76,9 @@ void wane__queue_chain_add(struct wane__queue_chain *chain, uint32_t ref);
 /* Appends; wakes runners or raises the fd. Guarded; stripes may be held. */
 void wane__queue_push(uint16_t number, enum wane__sort sort,
                       struct wane__queue_chain *chain);
+
+/* Callbacks that have returned, of all queues there have been. */
+uint64_t wane__queues_ran(enum wane__sort sort);
 
 /* Takes the first record; 0: none waits. *number is its own. lock: lock. */
 uint32_t wane__queue_take_locked(struct wane_queue *q, uint64_t *number);

@@ -43,7 +43,6 @@ static struct runner_crew runner_workers = {.queue = &wane__worker_queue};
 static struct runner_crew runner_finalizer = {.queue = &wane__finalizer_queue};
 
 WANE_TLS struct wane__runner *wane__runner_self;
-uint64_t wane__runner_counts[WANE__SORT_COUNT];
 uint32_t wane__runners_crowded;
 bool wane__runners_ready[WANE__SORT_COUNT];
 
@@ -125,11 +124,13 @@ static void runner_give_back(struct wane__runner *runner) {
 
 /* The callback has returned: its record is free, its argument let go. */
 static void runner_finish(struct wane__runner *runner) {
+  if (runner->ref == 0) {
+    return;
+  }
   enum wane__sort sort = wane__ref_sort(runner->ref);
   struct wane__pool_chain *done = &runner->done[sort];
   wane__record_retire(sort, wane__ref_index(runner->ref), done);
   wane__store_relaxed(&runner->ref, 0);
-  wane__add_relaxed(&wane__runner_counts[sort], 1);
   if (done->count >= RUNNER_CHAIN) {
     runner_give_back(runner);
   }
@@ -146,16 +147,23 @@ static bool runner_is_drained_locked(const struct wane_queue *q,
   return done;
 }
 
-/* What was taken last has been dealt with; takes the next. Guarded. */
-static uint32_t runner_next(struct wane__runner *runner) {
+/* What was taken last has been dealt with; takes the next, if it is to.
+   Guarded. */
+static uint32_t runner_next(struct wane__runner *runner, bool take) {
   struct wane_queue *q = runner->queue;
   bool wake = false;
-  if (runner->ref != 0) {
-    runner_finish(runner);
-  }
+  uint32_t ref = 0;
+  uint32_t before = runner->ref;
+  runner_finish(runner);
   wane__spin_acquire(&q->lock);
+  if (before != 0) {
+    uint64_t *ran = &q->ran[wane__ref_sort(before)];
+    wane__store_relaxed(ran, *ran + 1);
+  }
   runner->number = UINT64_MAX;
-  uint32_t ref = wane__queue_take_locked(q, &runner->number);
+  if (take) {
+    ref = wane__queue_take_locked(q, &runner->number);
+  }
   if (q->taken >= q->drain_target &&
       runner_is_drained_locked(q, q->drain_target)) {
     q->drain_target = UINT64_MAX;
@@ -201,7 +209,7 @@ static void crew_loop(struct runner_crew *crew, struct wane__runner *runner) {
   for (;;) {
     struct wane__context *self = wane__self; /* another after a fork */
     wane__guard_enter(self);
-    uint32_t ref = runner_next(runner);
+    uint32_t ref = runner_next(runner, true);
     wane__guard_leave(self);
     if (ref != 0) {
       runner_run(runner, ref);
@@ -353,9 +361,10 @@ void wane__runners_retry(void) {
   }
 }
 
-static uint64_t runner_count_all(void) {
-  return wane__load_relaxed(&wane__runner_counts[WANE__SORT_CLEANUP]) +
-         wane__load_relaxed(&wane__runner_counts[WANE__SORT_FINALIZER]);
+/* How many callbacks the library's threads have run. */
+static uint64_t crews_ran(void) {
+  return wane__load_relaxed(&wane__worker_queue.ran[WANE__SORT_CLEANUP]) +
+         wane__load_relaxed(&wane__finalizer_queue.ran[WANE__SORT_FINALIZER]);
 }
 
 void wane__runners_note_backlog(void) {
@@ -375,7 +384,7 @@ void wane__runners_throttle_slow(void) {
     return;
   }
   wane__runners_note_backlog();
-  uint64_t count = runner_count_all();
+  uint64_t count = crews_ran();
   uint64_t now = wane__os_now_ns();
   if (wane__load_relaxed(&last_count) != count) {
     wane__store_relaxed(&last_count, count);
@@ -451,15 +460,7 @@ static size_t runner_run_some(struct wane__runner *runner, size_t max) {
   for (;;) {
     struct wane__context *self = wane__self; /* another after a fork */
     wane__guard_enter(self);
-    if (runner->ref != 0) {
-      runner_finish(runner);
-    }
-    uint32_t ref = 0;
-    if (count < max) {
-      wane__spin_acquire(&runner->queue->lock);
-      ref = wane__queue_take_locked(runner->queue, &runner->number);
-      wane__spin_release(&runner->queue->lock);
-    }
+    uint32_t ref = runner_next(runner, count < max);
     wane__guard_leave(self);
     if (ref == 0) {
       return count;

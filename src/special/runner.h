@@ -53,9 +53,6 @@ struct wane__runner {
 /* The innermost runner that the calling thread is in a callback of. */
 extern WANE_TLS struct wane__runner *wane__runner_self;
 
-/* Callbacks that have returned, by sort. relaxed */
-extern uint64_t wane__runner_counts[WANE__SORT_COUNT];
-
 /* Sees to it that the threads for a sort run. Not guarded. */
 void wane__runners_start(enum wane__sort sort);
 /* They run, or are being started: nothing to see to. relaxed */

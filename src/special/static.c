@@ -71,21 +71,36 @@ static void static_forget(uintptr_t pointer) {
   wane__pool_give(&wane__pools[WANE__SORT_WEAK], &chain);
 }
 
+/* The caller may be a thread that is not attached: there is nothing to guard
+   then. */
+static struct wane__context *static_guard(void) {
+  struct wane__context *self = wane__self->attached ? wane__self : NULL;
+  if (self != NULL) {
+    wane__guard_enter(self);
+  }
+  return self;
+}
+
+static void static_unguard(struct wane__context *self) {
+  if (self != NULL) {
+    wane__guard_leave(self);
+  }
+}
+
 /* A table that grows meanwhile is not walked in full: what is new in it is not
    closed, and what was missed is seen at the next cycle. */
 void wane__static_forget_closed(void) {
-  struct wane__context *self = wane__self;
   for (uint32_t at = 0;; at++) {
-    wane__guard_enter(self);
+    struct wane__context *self = static_guard();
     uintptr_t pointer = static_next(&at);
-    wane__guard_leave(self);
+    static_unguard(self);
     if (pointer == 0) {
       return;
     }
     if (!static_holds(pointer)) {
-      wane__guard_enter(self);
+      self = static_guard();
       static_forget(pointer);
-      wane__guard_leave(self);
+      static_unguard(self);
     }
   }
 }

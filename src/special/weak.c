@@ -108,7 +108,7 @@ WANE_INLINE WANE_SCANS_MEMORY void *weak_read(uint64_t id) {
              : NULL;
 }
 
-WANE_PUBLIC WANE_HOT void *wane_weak_value(wane_weak weak) {
+WANE_PUBLIC WANE_HOT WANE_SCANS_MEMORY void *wane_weak_value(wane_weak weak) {
   struct wane__context *self = wane__self;
   if (WANE_UNLIKELY(!self->attached)) {
     self = wane__hooks.attach();
