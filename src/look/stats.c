@@ -46,7 +46,7 @@ static void stats_gather_heap(struct wane_stats *s) {
   for (struct wane__thread *t = wane__threads; t != NULL; t = t->next) {
     if (t->state == WANE__THREAD_ATTACHED) {
       stats_add_thread(&t->context, s, &pending);
-      s->threads_attached += !t->is_internal;
+      s->threads_attached += !wane__load_relaxed(&t->is_internal);
     }
   }
   s->heap_live_bytes = wane__load_relaxed(&meter->live_bytes);

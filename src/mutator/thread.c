@@ -66,30 +66,25 @@ static struct wane__thread *thread_record_new(void) {
 }
 
 /* The lowest address that can be read, above the guard, and the end. */
-static void thread_find_stack(struct wane__thread *thread) {
+static struct wane__mapping thread_find_stack(pid_t tid) {
+  struct wane__mapping stack = {0};
   pthread_attr_t attr;
   void *low;
   size_t bytes;
   size_t guard = 0;
-  if (thread->is_main) {
-    thread->stack_high = 0; /* found out at the first stop */
-    return;
-  }
   if (pthread_getattr_np(pthread_self(), &attr) != 0) {
-    struct wane__mapping mapping;
     uintptr_t here = (uintptr_t)__builtin_frame_address(0);
-    if (!wane__os_find_mapping(here, &mapping)) {
-      wane__internal("the stack of thread %d cannot be found", thread->tid);
+    if (!wane__os_find_mapping(here, &stack)) {
+      wane__internal("the stack of thread %d cannot be found", tid);
     }
-    thread->stack_low = mapping.start;
-    thread->stack_high = mapping.end;
-    return;
+    return stack;
   }
   pthread_attr_getstack(&attr, &low, &bytes);
   pthread_attr_getguardsize(&attr, &guard);
   pthread_attr_destroy(&attr);
-  thread->stack_low = (uintptr_t)low + guard;
-  thread->stack_high = (uintptr_t)low + bytes;
+  stack.start = (uintptr_t)low + guard;
+  stack.end = (uintptr_t)low + bytes;
+  return stack;
 }
 
 void wane__thread_bury_locked(struct wane__thread *thread) {
@@ -115,16 +110,24 @@ static void thread_remove_stale_locked(const struct wane__thread *fresh) {
   }
 }
 
-/* The calling thread becomes the record's thread. */
+/* The calling thread becomes the record's thread. The main thread's stack is
+   found out at the first stop. */
 static void thread_take_over(struct wane__thread *thread, bool linked) {
-  thread->tid = wane__os_tid();
-  thread->handle = pthread_self();
-  thread->is_main = thread->tid == getpid();
-  thread->thread_pointer = wane__thread_pointer();
-  thread_find_stack(thread);
+  pid_t tid = wane__os_tid();
+  bool is_main = tid == getpid();
+  struct wane__mapping stack = {0};
+  if (!is_main) {
+    stack = thread_find_stack(tid);
+  }
   wane__stop_allow_signal();
   pthread_setspecific(thread_key, thread);
   wane__lock_acquire(&wane__threads_lock);
+  thread->tid = tid;
+  thread->handle = pthread_self();
+  thread->is_main = is_main;
+  thread->thread_pointer = wane__thread_pointer();
+  thread->stack_low = stack.start;
+  thread->stack_high = stack.end;
   thread_remove_stale_locked(thread);
   if (!linked) {
     thread_link_locked(thread);

@@ -48,7 +48,7 @@ struct wane__thread {
   enum wane__thread_state state;
   pid_t tid;
   pthread_t handle;
-  bool is_internal;     /* the library's own, for callbacks */
+  bool is_internal;     /* the library's own, for callbacks. relaxed */
   bool is_main;         /* its stack grows, its thread-locals lie elsewhere */
   bool joinable;        /* const after creation */
   unsigned exit_rounds; /* owner thread */

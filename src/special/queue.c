@@ -73,8 +73,10 @@ static void queue_append_locked(struct wane_queue *q,
   wane__store_relaxed(&q->pushed, q->pushed + chain->count);
 }
 
-static void queue_push_to(struct wane_queue *q,
-                          const struct wane__queue_chain *chain) {
+/* Not inlined where q is one of two: clang reads both, which ThreadSanitizer
+   takes for a race. */
+static WANE_NOINLINE void queue_push_to(struct wane_queue *q,
+                                        const struct wane__queue_chain *chain) {
   wane__spin_acquire(&q->lock);
   queue_append_locked(q, chain);
   bool is_long = q->pushed - q->taken > QUEUE_LONG;

@@ -253,7 +253,8 @@ static void *crew_thread(void *arg) {
   struct wane__runner *runner = arg;
   struct runner_crew *crew = crew_of_queue(runner->queue);
   runner_attach_again();
-  ((struct wane__thread *)wane__self)->is_internal = true;
+  struct wane__thread *thread = (struct wane__thread *)wane__self;
+  wane__store_relaxed(&thread->is_internal, true);
   runner->stack = (uintptr_t)__builtin_frame_address(0);
   wane__runner_self = runner;
   pthread_cleanup_push(runner_left, runner);

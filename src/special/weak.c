@@ -72,8 +72,8 @@ WANE_PUBLIC wane_weak wane_weak_make(const void *ptr) {
 
 /* Step 3: the group's entry in the block map is read such that head and marks
    belong together; if it changes meanwhile, the group was freed, and with it
-   the object. Marked too by the sanitizers' attribute: other threads store
-   mark bytes plainly. */
+   the object. The byte is read plainly, since others store it plainly when
+   they take the memory, and ThreadSanitizer must not look. */
 WANE_INLINE WANE_SCANS_MEMORY bool weak_target_lives(uintptr_t pointer) {
   uintptr_t offset = pointer - wane__arena.start;
   const struct wane__block_map *entry =
@@ -85,7 +85,7 @@ WANE_INLINE WANE_SCANS_MEMORY bool weak_target_lives(uintptr_t pointer) {
   }
   uint64_t granule = (pointer - wane__head_start(head)) >> WANE__GRANULE_LOG2;
   size_t idx = granule * wane__classes[wane__head_class(head)].reciprocal >> 32;
-  return wane__load_relaxed(&marks[idx]) == wane__arena.colour;
+  return *(const volatile uint8_t *)&marks[idx] == wane__arena.colour;
 }
 
 /* Note [weak read] in weak.h has the steps. Guarded. */

@@ -354,6 +354,35 @@ static void memory_is_free_before_the_cleanup_ran(void **state) {
   wane_queue_free(queue);
 }
 
+static void ignore(void *object) { (void)object; }
+
+static void with_finalizer_first(void *object, size_t idx) {
+  weak_objects[idx] = wane_weak_make(object);
+  wane_set_finalizer_on(queue, object, ignore);
+  handles[idx] = wane_add_cleanup(object, note, note_tag(idx));
+}
+
+/* S1, X2: while its object's finalizer comes first, it is not queued. */
+static void a_cleanup_behind_a_finalizer_can_be_stopped(void **state) {
+  (void)state;
+  notes_begin();
+  queue = wane_queue_new();
+  test_make_with(MANY, NULL, with_finalizer_first);
+  test_scrub();
+  wane_collect();
+  for (size_t i = 0; i < MANY; i += 2) {
+    assert_true(wane_cleanup_stop(handles[i]));
+  }
+  assert_most(wane_queue_run(queue, SIZE_MAX), MANY);
+  for (size_t i = 1; i < MANY; i += 4) {
+    assert_true(wane_cleanup_stop(handles[i]));
+  }
+  assert_int_equal(notes_total(), 0);
+  test_settle();
+  assert_most(notes_total(), MANY / 4);
+  wane_queue_free(queue);
+}
+
 static void with_arg_that_reaches(void *object, size_t idx) {
   void **arg = wane_alloc(16);
   void **far = wane_alloc(16);
@@ -722,6 +751,7 @@ int main(void) {
       cmocka_unit_test(the_arg_of_a_stopped_cleanup_is_let_go),
       cmocka_unit_test(objects_in_cycles_die),
       cmocka_unit_test(memory_is_free_before_the_cleanup_ran),
+      cmocka_unit_test(a_cleanup_behind_a_finalizer_can_be_stopped),
       cmocka_unit_test(a_cleanup_whose_arg_reaches_the_object_never_runs),
       cmocka_unit_test(arg_may_be_null),
       cmocka_unit_test(static_data_is_accepted),

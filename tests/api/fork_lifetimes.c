@@ -299,6 +299,62 @@ static void a_queue_may_be_freed_in_the_child(void **state) {
   wane_queue_free(queue);
 }
 
+static uint64_t freed;
+
+static void free_and_wait(void *arg) {
+  (void)arg;
+  if (test_add(&freed) == 0) {
+    wane_queue_free(queue);
+    while (test_get(&gate) == 0) {
+      test_sleep_ms(1);
+    }
+  }
+}
+
+static void with_free_and_wait(void *object, size_t idx) {
+  (void)idx;
+  (void)wane_add_cleanup_on(queue, object, free_and_wait, NULL);
+}
+
+static void with_queued_kept(void *object, size_t idx) {
+  kept[idx] = object;
+  with_queued(object, idx);
+}
+
+static void *run_queue(void *arg) {
+  (void)wane_queue_run(queue, SIZE_MAX);
+  return arg;
+}
+
+static void let_all_run(void *arg) {
+  (void)arg;
+  memset(kept, 0, sizeof kept);
+  test_settle();
+  require(notes_total() >= MANY - 8);
+  notes_require_once(MANY);
+}
+
+/* D3: the run that was to close it is the parent's. */
+static void a_queue_being_freed_is_free_in_the_child(void **state) {
+  (void)state;
+  pthread_t thread;
+  notes_begin();
+  test_set(&gate, 0);
+  test_set(&freed, 0);
+  queue = wane_queue_new();
+  test_make_with(MANY, NULL, with_queued_kept);
+  test_make_with(20, NULL, with_free_and_wait);
+  test_scrub();
+  wane_collect();
+  assert_int_equal(pthread_create(&thread, NULL, run_queue, NULL), 0);
+  assert_true(test_until(&freed, 1));
+  test_fork(let_all_run, NULL, &child);
+  test_set(&gate, 1);
+  pthread_join(thread, NULL);
+  test_assert_exit_0(&child, "freed in a callback");
+  let_all_run(NULL);
+}
+
 /* Inside a callback, as the only thread of the child. */
 static void work_inside(void) {
   wane_weak handle = wane_weak_make(wane_alloc(64));
@@ -520,6 +576,7 @@ int main(int argc, char **argv) {
       cmocka_unit_test(a_child_that_asks_runs_what_was_queued),
       cmocka_unit_test(the_childs_queue_has_its_own_fd),
       cmocka_unit_test(a_queue_may_be_freed_in_the_child),
+      cmocka_unit_test(a_queue_being_freed_is_free_in_the_child),
       cmocka_unit_test(a_callback_may_fork),
       cmocka_unit_test(a_callback_may_return_in_the_child),
       cmocka_unit_test(a_busy_program_may_fork),

@@ -177,7 +177,7 @@ static void fail_nth(int nth, int more) {
   test_assert_exit_0(&child, what);
 }
 
-#define NTH_MAX 50
+#define NTH_MAX (TEST_TSAN ? 15 : 50)
 
 static void one_failing_call_is_got_over(void **state) {
   (void)state;

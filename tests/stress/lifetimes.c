@@ -43,6 +43,7 @@ struct account {
   wane_cleanup cleanup;
   uint8_t sort;
   uint32_t ready;     /* atomic */
+  uint32_t tried;     /* atomic: stops begun */
   uint32_t stopped;   /* atomic: how often a stop won */
   uint32_t ran;       /* atomic */
   uint32_t finalized; /* atomic */
@@ -197,11 +198,20 @@ static struct thing *read_weak(struct account *account, uint64_t id) {
   return thing;
 }
 
+/* S1, D5, X2: too late if and only if the cleanup will run: its object was
+   found dead, and has no finalizer that comes first. */
 static void stop_one(struct account *account) {
+  bool comes_later = (account->sort & WITH_FINALIZER) != 0;
+  bool dead = wane_weak_value(account->weak) == NULL;
+  add_one(&account->tried);
   bool won = wane_cleanup_stop(account->cleanup);
   if (won) {
+    require(!dead || comes_later);
     require(add_one(&account->stopped) == 0);
     require(get(&account->ran) == 0);
+  } else if (get(&account->tried) == 1) {
+    require(comes_later ? get(&account->finalized) != 0
+                        : wane_weak_value(account->weak) == NULL);
   }
 }
 
