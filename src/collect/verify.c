@@ -113,8 +113,10 @@ static void verify_drain(void) {
   }
 }
 
-static void verify_fields(void *unused, const struct wane__found *object) {
+static void verify_fields(void *unused, const struct wane__found *object,
+                          uint32_t index) {
   (void)unused;
+  (void)index;
   verify_object(object->base, false);
   verify_drain();
 }

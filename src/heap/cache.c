@@ -91,7 +91,7 @@ static bool cache_next_run(struct wane__context *self,
     __builtin_prefetch((const char *)start + bytes + ahead, 1);
   }
   cache->next_idx = (uint32_t)(idx + length);
-  cache->end = start + bytes;
+  wane__store_relaxed(&cache->end, start + bytes); /* statistics read it */
   wane__store_relaxed(&cache->cur, start);
   wane__store_relaxed(&self->run_bytes, self->run_bytes + bytes);
   wane__store_relaxed(&self->run_objects, self->run_objects + length);

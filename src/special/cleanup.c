@@ -48,19 +48,12 @@ const char *wane__record_call_name(const struct wane__record *record) {
   return cleanup_call_name((enum wane__record_call)record->call);
 }
 
-/* A record for the object that was found. Guarded; the stripe's lock is held.
-   0 with ENOMEM, and nothing is changed. */
+/* Takes a record, with its stripe held, and fills it in. 0 with ENOMEM. */
 WANE_INLINE uint32_t cleanup_new_locked(const struct cleanup_request *r,
-                                        const struct wane__found *object,
+                                        uintptr_t base,
+                                        struct wane__stripe *stripe,
                                         enum wane__sort sort) {
-  struct wane__block *group = wane__group_of(object);
-  struct wane__stripe *stripe = wane__stripe_of(group);
   struct wane__pool *pool = &wane__pools[sort];
-  if (!wane__group_reserve_locked(group) ||
-      (sort == WANE__SORT_FINALIZER && group->specials->finalizable == NULL &&
-       !wane__group_add_finalizable_locked(group))) {
-    return 0;
-  }
   uint32_t index = wane__pool_take(pool, &stripe->supplies[sort]);
   if (index == 0) {
     return 0;
@@ -68,7 +61,7 @@ WANE_INLINE uint32_t cleanup_new_locked(const struct cleanup_request *r,
   struct wane__record *record = wane__record_at(sort, index);
   WANE_CHECK(wane__pool_arg(pool, index) == 0,
              "INV-record-2: a free record keeps nothing alive");
-  wane__store_relaxed(&record->base, object->base);
+  wane__store_relaxed(&record->base, base);
   record->fn = r->fn;
   record->site = r->site;
   record->queue = r->queue;
@@ -79,13 +72,6 @@ WANE_INLINE uint32_t cleanup_new_locked(const struct cleanup_request *r,
   if (r->queue != 0) {
     wane__queue_use(r->queue);
   }
-  if (sort == WANE__SORT_CLEANUP) {
-    wane__pool_set_arg(pool, index, (uintptr_t)r->arg);
-  } else {
-    *wane__group_finalizable_locked(object) = 1;
-  }
-  wane__group_insert_locked(
-      group, sort, sort == WANE__SORT_FINALIZER ? object->base : index, index);
   wane__store_relaxed(&stripe->registered[sort], stripe->registered[sort] + 1);
   return index;
 }
@@ -100,16 +86,13 @@ void wane__record_retire(enum wane__sort sort, uint32_t index,
   wane__pool_retire(pool, index, chain);
 }
 
-/* Takes a registered record out: it was stopped or cleared. Stripe held. */
-static void cleanup_remove_locked(struct wane__block *group,
-                                  enum wane__sort sort, uint32_t index,
-                                  struct wane__pool_chain *chain) {
-  struct wane__stripe *stripe = wane__stripe_of(group);
-  struct wane__record *record = wane__record_at(sort, index);
-  WANE_ASSERT(record->state == WANE__RECORD_REGISTERED,
+/* A registered record that has just been taken out of its group: it was
+   stopped or cleared. Stripe held. */
+static void cleanup_removed_locked(struct wane__stripe *stripe,
+                                   enum wane__sort sort, uint32_t index,
+                                   struct wane__pool_chain *chain) {
+  WANE_ASSERT(wane__record_at(sort, index)->state == WANE__RECORD_REGISTERED,
               "INV-record-1: a record in a table is registered");
-  wane__group_remove_locked(
-      group, sort, sort == WANE__SORT_FINALIZER ? record->base : index, index);
   wane__record_retire(sort, index, chain);
   wane__store_relaxed(&stripe->stopped[sort], stripe->stopped[sort] + 1);
 }
@@ -164,6 +147,27 @@ static void cleanup_entered(enum wane__sort sort) {
   wane__runners_throttle();
 }
 
+/* Guarded. The zero handle: no memory, and nothing is changed. */
+static wane_cleanup cleanup_add_to(const struct cleanup_request *r,
+                                   const struct wane__found *object,
+                                   struct wane__block *group) {
+  wane_cleanup handle = {0};
+  struct wane__pool *pool = &wane__pools[WANE__SORT_CLEANUP];
+  struct wane__stripe *stripe = wane__stripe_of(group);
+  wane__spin_acquire(&stripe->lock);
+  uint32_t index =
+      wane__group_reserve_locked(group)
+          ? cleanup_new_locked(r, object->base, stripe, WANE__SORT_CLEANUP)
+          : 0;
+  if (index != 0) {
+    wane__pool_set_arg(pool, index, (uintptr_t)r->arg);
+    wane__group_insert_locked(group, WANE__SORT_CLEANUP, index, index);
+    handle.id = wane__pool_handle(wane__pool_at(pool, index), index);
+  }
+  wane__spin_release(&stripe->lock);
+  return handle;
+}
+
 /* Registers; args and size are what arg is a copy of, or NULL and 0. */
 static wane_cleanup cleanup_add(const struct cleanup_request *r,
                                 struct wane__context *self, const void *args,
@@ -174,14 +178,7 @@ static wane_cleanup cleanup_add(const struct cleanup_request *r,
   bool is_object = wane__object_find(r->ptr, &object);
   if (is_object) {
     cleanup_check_arg(r, &object, args, size);
-    struct wane__stripe *stripe = wane__stripe_of(wane__group_of(&object));
-    wane__spin_acquire(&stripe->lock);
-    uint32_t index = cleanup_new_locked(r, &object, WANE__SORT_CLEANUP);
-    if (index != 0) {
-      handle.id = wane__pool_handle(
-          wane__pool_at(&wane__pools[WANE__SORT_CLEANUP], index), index);
-    }
-    wane__spin_release(&stripe->lock);
+    handle = cleanup_add_to(r, &object, wane__group_of(&object));
   }
   wane__guard_leave(self);
   if (!is_object) {
@@ -274,9 +271,10 @@ WANE_PUBLIC wane_cleanup wane_add_safety_net_at(const void *ptr,
   return handle;
 }
 
-static bool finalizer_is_set_locked(const struct wane__found *object) {
-  const uint8_t *byte = wane__group_finalizable_locked(object);
-  return byte != NULL && *byte != 0;
+static bool finalizer_is_set_locked(const struct wane__block *group,
+                                    const struct wane__found *object) {
+  const uint32_t *place = wane__group_finalizer_locked(group, object);
+  return place != NULL && *place != 0;
 }
 
 /* Its group, if the object at base is not found dead, or will be brought back
@@ -285,7 +283,7 @@ static struct wane__block *cleanup_group_locked(uintptr_t base) {
   struct wane__found object = wane__block_slot_of(base);
   struct wane__block *group = wane__group_of(&object);
   bool is_dead = wane__load_relaxed(object.mark) != wane__arena.colour;
-  return is_dead && !finalizer_is_set_locked(&object) ? NULL : group;
+  return is_dead && !finalizer_is_set_locked(group, &object) ? NULL : group;
 }
 
 /* The handle's record can only be looked at under its stripe, which follows
@@ -318,7 +316,8 @@ static bool cleanup_stop_guarded(uint32_t index, uint32_t generation) {
     struct wane__block *group = cleanup_group_locked(base);
     stopped = group != NULL;
     if (stopped) {
-      cleanup_remove_locked(group, WANE__SORT_CLEANUP, index, &chain);
+      wane__group_remove_locked(group, WANE__SORT_CLEANUP, index, index);
+      cleanup_removed_locked(stripe, WANE__SORT_CLEANUP, index, &chain);
     }
   }
   wane__spin_release(&stripe->lock);
@@ -344,32 +343,49 @@ WANE_PUBLIC bool wane_cleanup_stop(wane_cleanup cleanup) {
 /* ---- Finalizers ---- */
 
 /* False: no memory. */
-static bool finalizer_set_locked(const struct cleanup_request *r,
-                                 const struct wane__found *object,
-                                 struct wane__pool_chain *chain) {
-  struct wane__block *group = wane__group_of(object);
-  bool is_set = finalizer_is_set_locked(object);
-  if (r->fn != NULL) {
-    if (is_set) {
-      wane__fatal(cleanup_call_name(r->call),
-                  "finalizer already set for the object at %p", r->ptr);
-    }
-    return cleanup_new_locked(r, object, WANE__SORT_FINALIZER) != 0;
+WANE_INLINE bool finalizer_add(const struct cleanup_request *r,
+                               const struct wane__found *object,
+                               struct wane__block *group) {
+  struct wane__stripe *stripe = wane__stripe_of(group);
+  wane__spin_acquire(&stripe->lock);
+  uint32_t *place = wane__group_finalizer_locked(group, object);
+  if (WANE_UNLIKELY(place == NULL) &&
+      wane__group_add_finalizable_locked(group)) {
+    place = wane__group_finalizer_locked(group, object);
   }
-  if (is_set) {
-    uint32_t index =
-        wane__group_find_locked(group, WANE__SORT_FINALIZER, object->base);
-    *wane__group_finalizable_locked(object) = 0;
-    cleanup_remove_locked(group, WANE__SORT_FINALIZER, index, chain);
+  if (WANE_UNLIKELY(place != NULL && *place != 0)) {
+    wane__fatal(cleanup_call_name(r->call),
+                "finalizer already set for the object at %p", r->ptr);
   }
-  return true;
+  uint32_t index = place == NULL ? 0
+                                 : cleanup_new_locked(r, object->base, stripe,
+                                                      WANE__SORT_FINALIZER);
+  if (index != 0) {
+    *place = index;
+    group->specials->finalizable->count++;
+  }
+  wane__spin_release(&stripe->lock);
+  return index != 0;
 }
 
-static void finalizer_set(const struct cleanup_request *r) {
-  const char *name = cleanup_call_name(r->call);
+static void finalizer_clear(const struct wane__found *object,
+                            struct wane__block *group) {
+  struct wane__stripe *stripe = wane__stripe_of(group);
+  struct wane__pool_chain chain = {0};
+  wane__spin_acquire(&stripe->lock);
+  uint32_t *place = wane__group_finalizer_locked(group, object);
+  if (place != NULL && *place != 0) {
+    cleanup_removed_locked(stripe, WANE__SORT_FINALIZER, *place, &chain);
+    *place = 0;
+    group->specials->finalizable->count--;
+  }
+  wane__spin_release(&stripe->lock);
+  wane__pool_give(&wane__pools[WANE__SORT_FINALIZER], &chain);
+}
+
+WANE_INLINE void finalizer_set(const struct cleanup_request *r) {
   struct wane__context *self = cleanup_enter(r->call, r->ptr, true);
   struct wane__found object;
-  struct wane__pool_chain chain = {0};
   if (self == NULL) {
     errno = ENOMEM;
     return;
@@ -378,19 +394,18 @@ static void finalizer_set(const struct cleanup_request *r) {
   wane__guard_enter(self);
   bool is_object = wane__object_find(r->ptr, &object);
   if (is_object && object.base != (uintptr_t)r->ptr) {
-    wane__fatal(name, "%p is not the start of its object, which is %p", r->ptr,
+    wane__fatal(cleanup_call_name(r->call),
+                "%p is not the start of its object, which is %p", r->ptr,
                 (void *)object.base);
   }
-  if (is_object) {
-    struct wane__stripe *stripe = wane__stripe_of(wane__group_of(&object));
-    wane__spin_acquire(&stripe->lock);
-    ok = finalizer_set_locked(r, &object, &chain);
-    wane__spin_release(&stripe->lock);
-    wane__pool_give(&wane__pools[WANE__SORT_FINALIZER], &chain);
+  if (is_object && r->fn != NULL) {
+    ok = finalizer_add(r, &object, wane__group_of(&object));
+  } else if (is_object) {
+    finalizer_clear(&object, wane__group_of(&object));
   }
   wane__guard_leave(self);
   if (!is_object) {
-    wane__static_require(name, r->ptr);
+    wane__static_require(cleanup_call_name(r->call), r->ptr);
   } else if (!ok) {
     errno = ENOMEM;
   } else if (r->fn != NULL) {
@@ -428,7 +443,9 @@ void wane__records_visit_roots_stw(void (*visit)(void *ctx, uintptr_t start,
   wane__pool_visit_args_stw(&wane__pools[WANE__SORT_FINALIZER], visit, ctx);
 }
 
-static void finalizer_mark(void *any, const struct wane__found *object) {
+static void finalizer_mark(void *any, const struct wane__found *object,
+                           uint32_t index) {
+  (void)index;
   wane__mark_add_fields_stw(object);
   *(bool *)any = true;
 }

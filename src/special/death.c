@@ -42,14 +42,13 @@ static void death_weak(struct death_round *round, uint32_t index, uint32_t at) {
   }
 }
 
-/* The record goes from the table to its queue. */
+/* The record, which has left its group, goes on its queue. */
 static void death_queue(struct death_round *round, enum wane__sort sort,
-                        uint32_t index, uint32_t at) {
+                        uint32_t index) {
   struct wane__record *record = wane__record_at(sort, index);
   uint32_t ref = wane__ref(sort, index);
   WANE_ASSERT(record->state == WANE__RECORD_REGISTERED,
               "INV-record-1: a record in a table is registered");
-  wane__group_clear_locked(round->group->specials, at);
   wane__store_relaxed(&record->state, WANE__RECORD_QUEUED);
   death_count(&round->stripe->queued[sort]);
   if (record->queue != 0) {
@@ -63,28 +62,33 @@ static void death_queue(struct death_round *round, enum wane__sort sort,
   }
 }
 
-static void death_finalizer(struct death_round *round, uint32_t index,
-                            uint32_t at) {
-  uintptr_t base = wane__record_at(WANE__SORT_FINALIZER, index)->base;
-  if (!death_is_dead(round, base)) {
-    return;
-  }
-  struct wane__found object = wane__block_slot_of(base);
-  *wane__group_finalizable_locked(&object) = 0;
-  wane__fence_release(); /* its weak slots are cleared before it lives */
+static void death_finalizer(void *ctx, const struct wane__found *object,
+                            uint32_t index) {
+  struct death_round *round = ctx;
+  *wane__group_finalizer_locked(round->group, object) = 0;
+  round->group->specials->finalizable->count--;
   if (!round->all_dead) {
-    wane__store_relaxed(object.mark, wane__arena.colour);
-    round->revived_bytes += wane__found_bytes(&object);
+    wane__fence_release(); /* its weak slots are cleared before it lives */
+    wane__store_relaxed(object->mark, wane__arena.colour);
+    round->revived_bytes += wane__found_bytes(object);
   }
   /* the object is a root from here until its finalizer has returned */
-  wane__pool_set_arg(&wane__pools[WANE__SORT_FINALIZER], index, base);
-  death_queue(round, WANE__SORT_FINALIZER, index, at);
+  wane__pool_set_arg(&wane__pools[WANE__SORT_FINALIZER], index, object->base);
+  death_queue(round, WANE__SORT_FINALIZER, index);
+}
+
+static void death_finalizers(struct death_round *round) {
+  const struct wane__finalizable *f = round->group->specials->finalizable;
+  if (f != NULL && f->count != 0) {
+    wane__group_visit_finalizable(f, !round->all_dead, death_finalizer, round);
+  }
 }
 
 static void death_cleanup(struct death_round *round, uint32_t index,
                           uint32_t at) {
   if (death_is_dead(round, wane__record_at(WANE__SORT_CLEANUP, index)->base)) {
-    death_queue(round, WANE__SORT_CLEANUP, index, at);
+    wane__group_clear_locked(round->group->specials, at);
+    death_queue(round, WANE__SORT_CLEANUP, index);
   }
 }
 
@@ -122,7 +126,7 @@ static void death_process_locked(struct death_round *round) {
   struct wane__specials *table = round->group->specials;
   if (death_has_any(round->group)) {
     death_pass(round, WANE__SORT_WEAK, death_weak);
-    death_pass(round, WANE__SORT_FINALIZER, death_finalizer);
+    death_finalizers(round);
     death_pass(round, WANE__SORT_CLEANUP, death_cleanup);
     death_publish(round);
     if (round->revived_bytes != 0) {
@@ -152,16 +156,16 @@ void wane__death_sweep_records(struct wane__block *group) {
 
 /* One sort of records of a group, all of them. */
 static void death_of_group(struct wane__block *group, enum wane__sort sort) {
-  static void (*const visits[])(struct death_round *, uint32_t, uint32_t) = {
-      [WANE__SORT_WEAK] = death_weak,
-      [WANE__SORT_FINALIZER] = death_finalizer,
-      [WANE__SORT_CLEANUP] = death_cleanup,
-  };
   struct death_round round = {
       .group = group, .stripe = wane__stripe_of(group), .all_dead = true};
   wane__spin_acquire(&round.stripe->lock);
   if (group->specials != NULL) {
-    death_pass(&round, sort, visits[sort]);
+    if (sort == WANE__SORT_FINALIZER) {
+      death_finalizers(&round);
+    } else {
+      death_pass(&round, sort,
+                 sort == WANE__SORT_WEAK ? death_weak : death_cleanup);
+    }
     death_publish(&round);
   }
   wane__spin_release(&round.stripe->lock);

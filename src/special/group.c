@@ -27,9 +27,11 @@ uint32_t wane__groups_undone;
 /* Tables of each size that are not in use. lock: meta */
 static struct wane__meta_list group_tables[GROUP_LOG2_MAX + 1];
 
-/* The same for bytes of slots, by cache lines. lock: meta */
+/* The same for arrays of finalizers, by cache lines. lock: meta */
 #define GROUP_LINES_MAX                                                        \
-  ((WANE__BLOCK_BYTES / WANE__GRANULE_BYTES + 32) / WANE_CACHE_LINE + 2)
+  ((WANE__BLOCK_BYTES / WANE__GRANULE_BYTES + 32) * sizeof(uint32_t) /         \
+       WANE_CACHE_LINE +                                                       \
+   2)
 static struct wane__meta_list group_finalizable[GROUP_LINES_MAX];
 static struct wane__spin groups_lock = WANE__SPIN_INIT(WANE__RANK_POOL);
 static struct wane__finalizable *groups_first; /* lock: groups_lock; STW */
@@ -67,14 +69,9 @@ static void group_table_free(struct wane__specials *table) {
 
 static uintptr_t group_key(uint32_t ref) {
   uint32_t index = wane__ref_index(ref);
-  switch (wane__ref_sort(ref)) {
-  case WANE__SORT_WEAK:
-    return wane__weak_slot_at(index)->pointer;
-  case WANE__SORT_FINALIZER:
-    return wane__record_at(WANE__SORT_FINALIZER, index)->base;
-  default:
-    return index;
-  }
+  return wane__ref_sort(ref) == WANE__SORT_WEAK
+             ? wane__weak_slot_at(index)->pointer
+             : index;
 }
 
 uint32_t wane__group_find_locked(const struct wane__block *group,
@@ -97,7 +94,7 @@ uint32_t wane__group_find_locked(const struct wane__block *group,
 }
 
 static uint32_t group_count(const struct wane__specials *table) {
-  return table->counts[0] + table->counts[1] + table->counts[2];
+  return table->counts[WANE__SORT_WEAK] + table->counts[WANE__SORT_CLEANUP];
 }
 
 /* The same references in a table of another size. */
@@ -181,12 +178,15 @@ static size_t group_slots(const struct wane__block *group) {
 }
 
 static size_t group_finalizable_bytes(const struct wane__block *group) {
-  size_t slots = (group_slots(group) + 7) & ~(size_t)7;
-  size_t bytes = sizeof(struct wane__finalizable) + slots;
+  size_t bytes =
+      sizeof(struct wane__finalizable) + group_slots(group) * sizeof(uint32_t);
   return (bytes + WANE_CACHE_LINE - 1) & ~(size_t)(WANE_CACHE_LINE - 1);
 }
 
 bool wane__group_add_finalizable_locked(struct wane__block *group) {
+  if (group->specials == NULL && !wane__group_grow_locked(group)) {
+    return false;
+  }
   size_t bytes = group_finalizable_bytes(group);
   struct wane__finalizable *fresh =
       wane__meta_take(&group_finalizable[bytes / WANE_CACHE_LINE], bytes);
@@ -221,48 +221,41 @@ static void group_drop_finalizable(struct wane__finalizable *old) {
   wane__meta_give(&group_finalizable[bytes / WANE_CACHE_LINE], old);
 }
 
-/* Eight mark bytes, each 0, 1 or 2, and eight bytes of slots: which of those
-   slots are set and have not the colour. */
-static uint64_t group_dead_finalizable(const uint8_t *marks,
-                                       const uint8_t *slots) {
-  const uint64_t ones = 0x0101010101010101ull;
-  uint64_t mark;
-  uint64_t slot;
-  memcpy(&mark, marks, sizeof mark);
-  memcpy(&slot, slots, sizeof slot);
-  mark ^= ones * wane__arena.colour;
-  return (mark | mark >> 1) & slot & ones;
+/* True if of eight slots, whose mark bytes are 0, 1 or 2, some have not the
+   current colour: they are free or dead. */
+static bool group_has_other(const uint8_t *marks) {
+  uint64_t word;
+  memcpy(&word, marks, sizeof word);
+  return word != 0x0101010101010101ull * wane__arena.colour;
 }
 
-static void
-group_visit_finalizable(const struct wane__finalizable *f, bool dead_only,
-                        void (*visit)(void *, const struct wane__found *),
-                        void *ctx) {
+void wane__group_visit_finalizable(const struct wane__finalizable *f,
+                                   bool dead_only, wane__finalizer_visit *visit,
+                                   void *ctx) {
   uintptr_t start = wane__block_start(f->group);
   uint8_t *marks = wane__block_marks(f->group);
+  uint64_t head = wane__block_map[wane__block_idx(f->group)].head;
+  size_t slot_bytes = wane__classes[f->group->class].slot_bytes;
   size_t count = group_slots(f->group);
   for (size_t i = 0; i < count; i++) {
-    if (dead_only && i % 8 == 0 && count != 1 &&
-        group_dead_finalizable(marks + i, f->slots + i) == 0) {
+    if (dead_only && i % 8 == 0 && i + 8 <= count &&
+        !group_has_other(marks + i)) {
       i += 7;
       continue;
     }
     if (f->slots[i] != 0 && (!dead_only || marks[i] != wane__arena.colour)) {
       struct wane__found object = {
-          .base = start + i * wane__classes[f->group->class].slot_bytes,
-          .mark = marks + i,
-          .head = wane__block_map[wane__block_idx(f->group)].head};
-      visit(ctx, &object);
+          .base = start + i * slot_bytes, .mark = marks + i, .head = head};
+      visit(ctx, &object, f->slots[i]);
     }
   }
 }
 
-void wane__group_each_finalizable_stw(
-    bool dead_only, void (*visit)(void *ctx, const struct wane__found *object),
-    void *ctx) {
+void wane__group_each_finalizable_stw(bool dead_only,
+                                      wane__finalizer_visit *visit, void *ctx) {
   for (const struct wane__finalizable *f = groups_first; f != NULL;
        f = f->next) {
-    group_visit_finalizable(f, dead_only, visit, ctx);
+    wane__group_visit_finalizable(f, dead_only, visit, ctx);
   }
 }
 
@@ -270,7 +263,8 @@ void wane__group_each_finalizable_stw(
 
 void wane__group_trim_locked(struct wane__block *group) {
   struct wane__specials *table = group->specials;
-  if (table == NULL || group_count(table) != 0) {
+  if (table == NULL || group_count(table) != 0 ||
+      (table->finalizable != NULL && table->finalizable->count != 0)) {
     return;
   }
   group_set_table(group, NULL);

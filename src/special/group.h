@@ -8,8 +8,9 @@
  * The table is open-addressed and holds references: two bits of sort and the
  * index of a record in the sort's pool. What a record is found by, its key, is
  * - of a weak handle: the pointer that it was made from;
- * - of a finalizer: its object's address;
  * - of a cleanup: its own index. Nobody looks for a cleanup by its object.
+ * Finalizers, of which an object has one at most, are not in the table, but in
+ * an array with a place for each slot (struct wane__finalizable).
  *
  * Static data belong to no group; weak handles to it are in one table of their
  * own (wane__statics).
@@ -58,14 +59,15 @@ struct wane__stripe {
   uint64_t stopped[WANE__SORT_COUNT];
 } WANE_ALIGNED(WANE_CACHE_LINE);
 
-/* Which slots of a group hold an object with a finalizer, a byte each, so that
-   the stop can compare them with the mark bytes, eight at a time, and setting
-   one need not search. */
+/* The finalizers of a group: for each slot the index of its record, or 0. An
+   object has one at most, so that nothing need be searched to set one, and a
+   stop can compare the slots with the mark bytes. */
 struct wane__finalizable {
   struct wane__finalizable *next; /* all of them. lock: groups_lock; STW */
   struct wane__finalizable *prev;
   struct wane__block *group; /* const */
-  uint8_t slots[];           /* 0 or 1, to a multiple of 8. lock: stripe */
+  uint32_t count;            /* that are not 0. lock: stripe */
+  uint32_t slots[];          /* lock: stripe */
 };
 
 struct wane__specials {
@@ -73,7 +75,7 @@ struct wane__specials {
   uint32_t capacity_log2;
   uint32_t used;  /* entries that are not empty; those removed count */
   uint32_t epoch; /* cycle whose deaths have been dealt with */
-  uint32_t counts[WANE__SORT_COUNT];
+  uint32_t counts[WANE__SORT_COUNT]; /* of references in the table */
   uint32_t entries[];
 };
 
@@ -172,24 +174,31 @@ void wane__group_clear_locked(struct wane__specials *specials, uint32_t at);
 /* Drops the table if nothing is left in it. */
 void wane__group_trim_locked(struct wane__block *group);
 
-/* The byte of a slot; NULL: no object of its group has a finalizer. Stripe
-   held. */
-static inline uint8_t *
-wane__group_finalizable_locked(const struct wane__found *object) {
-  const struct wane__block *group = wane__group_of(object);
+/* Where the record's index for an object's finalizer is; NULL: no object of
+   its group has one. Stripe held. */
+static inline uint32_t *
+wane__group_finalizer_locked(const struct wane__block *group,
+                             const struct wane__found *object) {
   if (group->specials == NULL || group->specials->finalizable == NULL) {
     return NULL;
   }
   return &group->specials->finalizable
               ->slots[object->mark - wane__block_marks(group)];
 }
-/* Makes sure that there is one; false with ENOMEM. There is a table. */
+/* Makes sure that there is such a place; false with ENOMEM. */
 bool wane__group_add_finalizable_locked(struct wane__block *group);
-/* Visits the objects with finalizers; dead_only: those of the old colour.
-   STW. */
-void wane__group_each_finalizable_stw(
-    bool dead_only, void (*visit)(void *ctx, const struct wane__found *object),
-    void *ctx);
+
+/* Visits the objects with finalizers, and their records' indices; dead_only:
+   those of the old colour. The visitor may take the finalizer out. Stripe
+   held, or STW. */
+typedef void wane__finalizer_visit(void *ctx, const struct wane__found *object,
+                                   uint32_t index);
+void wane__group_visit_finalizable(const struct wane__finalizable *f,
+                                   bool dead_only, wane__finalizer_visit *visit,
+                                   void *ctx);
+/* The same for all groups. STW. */
+void wane__group_each_finalizable_stw(bool dead_only,
+                                      wane__finalizer_visit *visit, void *ctx);
 
 /* A flip: the deaths of all groups with records are to be dealt with. STW. */
 void wane__group_flip_stw(void);
