@@ -46,7 +46,8 @@ void wane__lock_acquire(struct wane__lock *lock) {
 }
 
 void wane__lock_acquire_peer(struct wane__lock *lock) {
-  wane__lock_note_release(lock->rank); /* as if those before had been released */
+  wane__lock_note_release(
+      lock->rank); /* as if those before had been released */
   wane__lock_acquire(lock);
 }
 

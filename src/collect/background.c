@@ -11,6 +11,7 @@
 #include "../heap/heap.h"
 #include "../mutator/thread.h"
 #include "../special/group.h"
+#include "../special/runner.h"
 #include "cycle.h"
 #include "pace.h"
 #include "sweep.h"
@@ -23,9 +24,10 @@
 #define FORCED_AFTER_NS 120000000000ull
 #define IDLE_CYCLE_BYTES_MIN (256u << 10)
 
-static uint32_t background_wanted; /* there may be unswept groups; a futex.
-                                      seq_cst */
-static bool background_runs;       /* cycle lock */
+static uint32_t background_wanted;  /* there may be unswept groups; a futex.
+                                       seq_cst */
+static bool background_runs;        /* cycle lock */
+static uint32_t background_watches; /* it was asked to. relaxed */
 
 static struct {
   uint64_t last_count;  /* what had been allocated at the last tick */
@@ -43,6 +45,7 @@ static void background_sweep(void) {
     more = wane__sweep_some(SWEEP_PORTION);
     wane__lock_release(&wane__cycle_lock);
   }
+  wane__runners_retry(); /* for the callbacks that were found */
 }
 
 /* Releases what is free beyond keep bytes; true when nothing is left to. */
@@ -162,11 +165,10 @@ void wane__background_start(void) {
 }
 
 void wane__background_watch(void) {
-  static uint32_t asked; /* relaxed */
-  if (WANE_LIKELY(wane__load_relaxed(&asked) != 0)) {
+  if (WANE_LIKELY(wane__load_relaxed(&background_watches) != 0)) {
     return;
   }
-  wane__store_relaxed(&asked, 1);
+  wane__store_relaxed(&background_watches, 1);
   wane__lock_acquire(&wane__cycle_lock);
   wane__background_start();
   wane__lock_release(&wane__cycle_lock);
@@ -180,5 +182,6 @@ void wane__background_wake(void) {
 
 void wane__background_fork_child(void) {
   background_runs = false;
+  background_watches = 0;
   background.last_count = 0;
 }

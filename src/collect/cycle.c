@@ -193,7 +193,7 @@ static bool cycle_run_locked(enum wane__cycle_reason reason, bool sweep) {
   wane__pace_prepare();
   wane__static_forget_closed();
   trace.markers = wane__mark_prepare(cycle_markers_wanted());
-  wane__sweep_finish();
+  wane__sweep_finish_records(); /* the stop need not wait for long ones */
   trace.sweep_before_ns = wane__os_now_ns() - start;
   if (trace.markers == 0 || !cycle_stop_and_mark(&trace)) {
     cycle_put_off();

@@ -4,14 +4,18 @@
 #include <pthread.h>
 #include <stddef.h>
 
+#include "../base/atomic.h"
+#include "../base/attr.h"
 #include "../base/lock.h"
 #include "../base/meta.h"
+#include "../base/options.h"
 #include "../heap/class_list.h"
 #include "../heap/extent.h"
 #include "../mark/mark.h"
 #include "../mutator/root.h"
 #include "../mutator/thread.h"
 #include "../special/fork.h"
+#include "../special/group.h"
 #include "background.h"
 #include "cycle.h"
 
@@ -65,9 +69,9 @@ static void fork_child(void) {
   fork_pending = wane__arena.start != 0;
 }
 
-void wane__fork_settle(void) {
+bool wane__fork_settle(void) {
   if (WANE_LIKELY(!fork_pending)) {
-    return;
+    return false;
   }
   fork_pending = false;
   if (fork_self != NULL) {
@@ -78,6 +82,7 @@ void wane__fork_settle(void) {
   wane__extent_rebuild();
   wane__class_rebuild();
   wane__specials_fork_settle();
+  return wane__load(&wane__groups_with_records) != 0 || wane__options.fork != 0;
 }
 
 bool wane__fork_init(void) {

@@ -26,7 +26,8 @@
 bool wane__fork_init(void);
 
 /* In a child that has not done so yet: rebuilds the heap's lists, and makes
-   the forking thread attached again. Called while it is the only thread. */
-void wane__fork_settle(void);
+   the forking thread attached again. Called while it is the only thread. True
+   if it did, and threads for callbacks may be wanted. */
+bool wane__fork_settle(void);
 
 #endif

@@ -77,6 +77,7 @@ WANE_PUBLIC void wane_shutdown(unsigned flags) {
       for (int step = 0; step < SHUTDOWN_STEPS; step++) {
         shutdown_each((enum shutdown_step)step, shutdown_run);
       }
+      wane__runners_run_rest(); /* of queues that a callback freed */
     }
     wane__runners_allow();
   }

@@ -11,8 +11,8 @@
 #include "heap.h"
 #include "hooks.h"
 
-/* wane__object_find for a thread in no guard: a flip between reading the mark byte and
-   reading the colour would make a live object look dead. */
+/* wane__object_find for a thread in no guard: a flip between reading the mark
+   byte and reading the colour would make a live object look dead. */
 static bool object_find_guarded(const void *addr, struct wane__found *out) {
   struct wane__context *self = wane__hooks.attach();
   if (self == NULL) {

@@ -24,6 +24,7 @@
 #include "../heap/hooks.h"
 #include "../mutator/stop.h"
 #include "../mutator/thread.h"
+#include "../special/runner.h"
 
 static pthread_mutex_t start_mutex = PTHREAD_MUTEX_INITIALIZER;
 static bool start_read_options; /* lock: start_mutex */
@@ -59,8 +60,13 @@ static struct wane__context *start_attach(void) {
       return NULL;
     }
   }
-  wane__fork_settle();
-  return wane__thread_attach_self();
+  bool is_child_with_records = wane__fork_settle();
+  struct wane__context *self = wane__thread_attach_self();
+  if (is_child_with_records) { /* as if it had registered them itself */
+    wane__background_watch();
+    wane__runners_retry();
+  }
+  return self;
 }
 
 const struct wane__hooks wane__hooks = {

@@ -41,7 +41,7 @@ static void group_set_table(struct wane__block *group,
   if (group != NULL) {
     wane__store_relaxed(&group->specials, table);
   } else {
-    wane__statics = table;
+    wane__store_relaxed(&wane__statics, table);
   }
 }
 

@@ -290,10 +290,12 @@ struct wane_queue *wane__queue_next(uint32_t *at) {
   return NULL;
 }
 
+/* Freed ones too, as long as a record names them. */
 static void queues_each(void (*visit)(struct wane_queue *q)) {
-  struct wane_queue *q;
-  for (uint32_t i = 1; (q = wane__queue_next(&i)) != NULL; i++) {
-    visit(q);
+  for (uint32_t i = 1; i < queue_list_count; i++) {
+    if (queue_list[i] != NULL) {
+      visit(queue_list[i]);
+    }
   }
 }
 
@@ -325,8 +327,10 @@ static void queue_unlock_one(struct wane_queue *q) {
 static void queue_reset_one(struct wane_queue *q) {
   wane__spin_release(&q->lock);
   q->runs = 0;
-  q->fd =
-      wane__os_eventfd_replace(q->fd, q->first != 0 && wane__options.fork != 0);
+  if (q->fd >= 0) {
+    bool is_up = q->first != 0 && wane__options.fork != 0;
+    q->fd = wane__os_eventfd_replace(q->fd, is_up);
+  }
 }
 
 void wane__queues_fork_prepare(void) {

@@ -279,7 +279,8 @@ static uint32_t crew_wanted(const struct runner_crew *crew) {
 /* One more thread; false if the system said no. */
 static bool crew_add(struct runner_crew *crew) {
   struct wane__runner *runner = &crew->crew[crew->count];
-  *runner = (struct wane__runner){.queue = crew->queue, .number = UINT64_MAX};
+  *runner = (struct wane__runner){
+      .queue = crew->queue, .number = UINT64_MAX, .is_crew = true};
   wane__add(&crew->alive, 1);
   if (!wane__thread_create_internal(crew_thread, runner, true)) {
     wane__sub(&crew->alive, 1);
@@ -302,9 +303,14 @@ static void crew_start_failed(struct runner_crew *crew) {
 static bool crew_start(struct runner_crew *crew) {
   struct wane__context *self = wane__self;
   if (crew->crew == NULL) {
-    wane__guard_enter(self);
+    bool is_stoppable = self->attached; /* the background thread is not */
+    if (is_stoppable) {
+      wane__guard_enter(self);
+    }
     crew->crew = wane__meta_alloc(RUNNERS_MAX * sizeof *crew->crew);
-    wane__guard_leave(self);
+    if (is_stoppable) {
+      wane__guard_leave(self);
+    }
   }
   uint32_t wanted = crew->crew != NULL ? crew_wanted(crew) : 0;
   while (crew->count < wanted && crew_add(crew)) {
@@ -421,14 +427,18 @@ static void crew_stop(struct runner_crew *crew) {
   wane__store(&crew->quit, 0);
 }
 
-/* What they did not run, because none could be started, the caller runs. */
-void wane__runners_stop(void) {
-  crew_stop(&runner_workers);
-  crew_stop(&runner_finalizer);
+void wane__runners_run_rest(void) {
   wane__runner_run_until(&wane__worker_queue,
                          wane__load_relaxed(&wane__worker_queue.pushed));
   wane__runner_run_until(&wane__finalizer_queue,
                          wane__load_relaxed(&wane__finalizer_queue.pushed));
+}
+
+/* What they did not run, because none could be started, the caller runs. */
+void wane__runners_stop(void) {
+  crew_stop(&runner_workers);
+  crew_stop(&runner_finalizer);
+  wane__runners_run_rest();
 }
 
 void wane__runners_allow(void) {
@@ -562,7 +572,7 @@ static bool runner_drain(struct wane_queue *q, uint64_t number,
       return false;
     }
     uint64_t left = until_ns - now;
-    if (wane__load_relaxed(&crew_of_queue(q)->failed_ns) != 0 &&
+    if (wane__load(&crew_of_queue(q)->state) != CREW_STARTED &&
         left > CREW_RETRY_NS) {
       left = CREW_RETRY_NS; /* to try again to start threads */
     }
@@ -593,17 +603,11 @@ WANE_PUBLIC bool wane_drain(int timeout_ms) {
 
 /* ---- fork ---- */
 
-static bool crew_holds(const struct runner_crew *crew,
-                       const struct wane__runner *runner) {
-  return crew->crew != NULL && runner >= crew->crew &&
-         runner < crew->crew + RUNNERS_MAX;
-}
-
 /* The forking thread's own runner goes on, beside a crew that starts anew. */
 static void crew_fork_child(struct runner_crew *crew) {
   struct wane__runner *own = NULL;
   for (struct wane__runner *r = wane__runner_self; r != NULL; r = r->outer) {
-    own = crew_holds(crew, r) ? r : own;
+    own = r->is_crew && r->queue == crew->queue ? r : own;
   }
   if (own != NULL) {
     own->next = NULL;
@@ -614,7 +618,9 @@ static void crew_fork_child(struct runner_crew *crew) {
   crew->alive = own != NULL;
   crew->quit = 0;
   crew->failed_ns = 0;
-  crew_set_state(crew, CREW_NONE);
+  /* finalizers have one thread; workers may be one more */
+  bool is_whole = own != NULL && crew == &runner_finalizer;
+  crew_set_state(crew, is_whole ? CREW_STARTED : CREW_NONE);
 }
 
 void wane__runners_fork_child(void) {

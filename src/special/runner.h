@@ -47,6 +47,7 @@ struct wane__runner {
                       queue's */
   uint32_t ref;    /* that record, or 0. owner thread; fork reads it */
   uintptr_t stack; /* its frame. const */
+  bool is_crew;    /* one of the library's threads. const */
   struct wane__pool_chain done[WANE__SORT_COUNT]; /* owner thread */
 };
 
@@ -61,6 +62,9 @@ extern bool wane__runners_ready[WANE__SORT_COUNT];
    until wane__runners_allow. */
 void wane__runners_stop(void);
 void wane__runners_allow(void);
+/* In between: runs what waits in the library's queues on the caller's thread.
+ */
+void wane__runners_run_rest(void);
 /* Slows the caller down; see above. Not guarded. */
 extern uint32_t wane__runners_crowded; /* relaxed */
 void wane__runners_throttle_slow(void);

@@ -5,6 +5,7 @@
 #include <dlfcn.h>
 #include <link.h>
 #include <stdbool.h>
+#include <stddef.h>
 #include <stdint.h>
 #include <string.h>
 
@@ -87,9 +88,31 @@ static void static_unguard(struct wane__context *self) {
   }
 }
 
+/* The linker's count of modules closed so far. */
+static int static_read_closed(struct dl_phdr_info *info, size_t size,
+                              void *out) {
+  const size_t needed =
+      offsetof(struct dl_phdr_info, dlpi_subs) + sizeof info->dlpi_subs;
+  *(uint64_t *)out = size >= needed ? info->dlpi_subs : UINT64_MAX;
+  return 1;
+}
+
+/* True if modules were closed since the last call, or that is not known. */
+static bool static_has_closed(void) {
+  static uint64_t last; /* relaxed */
+  uint64_t closed = 0;
+  (void)dl_iterate_phdr(static_read_closed, &closed);
+  uint64_t before = wane__load_relaxed(&last);
+  wane__store_relaxed(&last, closed);
+  return closed != before || closed == UINT64_MAX;
+}
+
 /* A table that grows meanwhile is not walked in full: what is new in it is not
    closed, and what was missed is seen at the next cycle. */
 void wane__static_forget_closed(void) {
+  if (wane__load_relaxed(&wane__statics) == NULL || !static_has_closed()) {
+    return;
+  }
   for (uint32_t at = 0;; at++) {
     struct wane__context *self = static_guard();
     uintptr_t pointer = static_next(&at);
