@@ -201,8 +201,9 @@ static int os_eventfd(unsigned count) {
 int wane__os_eventfd(void) { return os_eventfd(0); }
 
 int wane__os_eventfd_replace(int fd, bool is_up) {
+  wane__os_close(fd); /* first, in case there is no other number left */
   int fresh = os_eventfd(is_up);
-  if (fresh < 0 || fd < 0) {
+  if (fresh < 0 || fresh == fd) {
     return fresh;
   }
   int result = (int)syscall(SYS_dup3, fresh, fd, O_CLOEXEC);

@@ -60,7 +60,8 @@ size_t wane__os_address_space_left(void);
 
 /* A counter as a file, empty, non-blocking, closed at exec; -1 with errno. */
 int wane__os_eventfd(void);
-/* A fresh one under the number of another, which is closed; -1 with errno. */
+/* A fresh one under the number of another, which is closed; -1 with errno. In a
+   process of one thread. */
 int wane__os_eventfd_replace(int fd, bool is_up);
 /* Makes it readable, or not any more. */
 void wane__os_eventfd_set(int fd, bool is_up);

@@ -30,6 +30,7 @@ static bool background_runs;        /* cycle lock */
 static uint32_t background_watches; /* it was asked to. relaxed */
 
 static struct {
+  uint64_t start_ns;    /* of the thread */
   uint64_t last_count;  /* what had been allocated at the last tick */
   uint64_t rested_ns;   /* how long that has not changed */
   bool cycle_done;      /* for this rest */
@@ -109,8 +110,21 @@ static void background_rest(void) {
   background.all_released = background_release(0);
 }
 
+/* Two minutes without a cycle: deaths must come to those who wait for them,
+   also if the program allocates a little all the time. */
+static bool background_is_overdue(void) {
+  uint64_t last = wane__load_relaxed(&wane__cycle_totals.last_end_ns);
+  last = last > background.start_ns ? last : background.start_ns;
+  return wane__pace_percent() >= 0 &&
+         wane__load(&wane__groups_with_records) != 0 &&
+         wane__os_now_ns() - last > FORCED_AFTER_NS;
+}
+
 static void background_tick(uint64_t passed_ns) {
   const struct wane__heap_meter *meter = &wane__heap_meter;
+  if (background_is_overdue()) {
+    wane__cycle_run(WANE__CYCLE_IDLE, true, 0);
+  }
   /* cycles and allocation since the last one, as one number that moves */
   uint64_t count = wane__load_relaxed(&wane__cycle_totals.full) << 40;
   count += wane__load_relaxed(&meter->since_flip_bytes);
@@ -136,6 +150,7 @@ static void *background_thread(void *arg) {
   uint64_t tick_ns = (uint64_t)wane__options.idle_ms * 1000000 / TICKS_PER_IDLE;
   uint64_t ticks = 1;
   uint64_t last = wane__os_now_ns();
+  background.start_ns = last;
   for (;;) {
     if (wane__exchange(&background_wanted, 0) != 0) {
       ticks = 1;
@@ -168,9 +183,10 @@ void wane__background_watch(void) {
   if (WANE_LIKELY(wane__load_relaxed(&background_watches) != 0)) {
     return;
   }
-  wane__store_relaxed(&background_watches, 1);
   wane__lock_acquire(&wane__cycle_lock);
   wane__background_start();
+  bool is_settled = background_runs || wane__options.background == 0;
+  wane__store_relaxed(&background_watches, is_settled);
   wane__lock_release(&wane__cycle_lock);
 }
 

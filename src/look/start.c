@@ -7,6 +7,7 @@
  * memory is touched, no thread is started. It is tried again at the next call
  * if the system said no.
  */
+#include <errno.h>
 #include <pthread.h>
 #include <stdbool.h>
 
@@ -63,8 +64,10 @@ static struct wane__context *start_attach(void) {
   bool is_child_with_records = wane__fork_settle();
   struct wane__context *self = wane__thread_attach_self();
   if (is_child_with_records) { /* as if it had registered them itself */
+    int saved = errno;
     wane__background_watch();
     wane__runners_retry();
+    errno = saved;
   }
   return self;
 }

@@ -312,7 +312,8 @@ static bool cleanup_stop_guarded(uint32_t index, uint32_t generation) {
      The other way round it might be retired and registered elsewhere in
      between. Pairs with the release in cleanup_new_locked. */
   if (wane__load_acquire(&record->state) == WANE__RECORD_REGISTERED &&
-      wane__load_acquire(&record->head.generation) == generation) {
+      wane__load_acquire(&record->head.generation) == generation &&
+      wane__load_relaxed(&record->base) == base) {
     struct wane__block *group = cleanup_group_locked(base);
     stopped = group != NULL;
     if (stopped) {

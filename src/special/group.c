@@ -12,6 +12,8 @@
 
 #define GROUP_LOG2_MIN 3u
 #define GROUP_LOG2_MAX 31u
+/* A table is made smaller when less than one entry of so many is in use. */
+#define GROUP_SPARSE 8u
 
 struct wane__stripe wane__stripes[WANE__STRIPES + 1] = {
     [0 ... WANE__STRIPES] = {.lock = WANE__SPIN_INIT(WANE__RANK_STRIPE)}};
@@ -261,10 +263,29 @@ void wane__group_each_finalizable_stw(bool dead_only,
 
 /* ---- The end of a table, and counts ---- */
 
+/* If there is no memory for that, the large one stays. */
+static void group_shrink(struct wane__block *group,
+                         const struct wane__specials *table) {
+  if (table == NULL || table->capacity_log2 <= GROUP_LOG2_MIN) {
+    return;
+  }
+  uint32_t log2 = table->capacity_log2;
+  while (log2 > GROUP_LOG2_MIN &&
+         (uint64_t)group_count(table) * GROUP_SPARSE <= 1ull << log2) {
+    log2--;
+  }
+  if (log2 < table->capacity_log2) {
+    int saved = errno;
+    (void)group_rehash(group, table, log2);
+    errno = saved;
+  }
+}
+
 void wane__group_trim_locked(struct wane__block *group) {
   struct wane__specials *table = group->specials;
   if (table == NULL || group_count(table) != 0 ||
       (table->finalizable != NULL && table->finalizable->count != 0)) {
+    group_shrink(group, table);
     return;
   }
   group_set_table(group, NULL);

@@ -171,7 +171,7 @@ uint32_t wane__group_next_locked(const struct wane__specials *specials,
                                  uint32_t *at);
 /* Clears the entry that wane__group_next_locked gave last. */
 void wane__group_clear_locked(struct wane__specials *specials, uint32_t at);
-/* Drops the table if nothing is left in it. */
+/* Drops the table if nothing is left in it; a smaller one if little is. */
 void wane__group_trim_locked(struct wane__block *group);
 
 /* Where the record's index for an object's finalizer is; NULL: no object of

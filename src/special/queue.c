@@ -165,17 +165,22 @@ void wane__queue_disuse(uint16_t number) {
   wane__lock_release(&queues_lock);
 }
 
+/* Its memory, once. lock: queues. */
+static bool queue_list_prepare_locked(void) {
+  size_t bytes = WANE__QUEUES_MAX * sizeof(struct wane_queue *);
+  if (queue_list == NULL) {
+    queue_list = wane__meta_reserve(bytes);
+  }
+  bool ok = queue_list != NULL && wane__os_commit(queue_list, bytes);
+  queue_list_count = ok;
+  return ok;
+}
+
 /* A free number, lowest first; 0 with errno. lock: queues. */
 static uint16_t queue_number_locked(void) {
-  if (queue_list == NULL) {
-    size_t bytes = WANE__QUEUES_MAX * sizeof(struct wane_queue *);
-    struct wane_queue **list = wane__meta_reserve(bytes);
-    if (list == NULL || !wane__os_commit(list, bytes)) {
-      errno = ENOMEM;
-      return 0;
-    }
-    queue_list = list;
-    queue_list_count = 1;
+  if (queue_list_count == 0 && !queue_list_prepare_locked()) {
+    errno = ENOMEM;
+    return 0;
   }
   for (uint32_t i = 1; i < queue_list_count; i++) {
     if (queue_list[i] == NULL) {
@@ -313,6 +318,10 @@ uint64_t wane__queues_ran(enum wane__sort sort) {
   wane__lock_release(&queues_lock);
   wane__guard_leave(self);
   return ran;
+}
+
+void wane__queues_count_elsewhere(enum wane__sort sort, uint64_t count) {
+  queues_gone_ran[sort] += count;
 }
 
 static void queue_lock_one(struct wane_queue *q) {

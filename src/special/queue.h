@@ -79,6 +79,8 @@ void wane__queue_push(uint16_t number, enum wane__sort sort,
 
 /* Callbacks that have returned, of all queues there have been. */
 uint64_t wane__queues_ran(enum wane__sort sort);
+/* The same for those that run in the parent of this process. */
+void wane__queues_count_elsewhere(enum wane__sort sort, uint64_t count);
 
 /* Takes the first record; 0: none waits. *number is its own. lock: lock. */
 uint32_t wane__queue_take_locked(struct wane_queue *q, uint64_t *number);

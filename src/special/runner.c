@@ -43,6 +43,7 @@ static struct runner_crew runner_workers = {.queue = &wane__worker_queue};
 static struct runner_crew runner_finalizer = {.queue = &wane__finalizer_queue};
 
 WANE_TLS struct wane__runner *wane__runner_self;
+static struct wane__meta_list runner_free; /* lock: meta */
 uint32_t wane__runners_crowded;
 bool wane__runners_ready[WANE__SORT_COUNT];
 
@@ -54,8 +55,7 @@ static WANE_NOINLINE void runner_scrub(void) {
   __asm__ volatile("" : : "r"(old) : "memory");
 }
 
-static const struct wane__record *
-runner_record(const struct wane__runner *runner) {
+static struct wane__record *runner_record(const struct wane__runner *runner) {
   return wane__record_at(wane__ref_sort(runner->ref),
                          wane__ref_index(runner->ref));
 }
@@ -104,8 +104,6 @@ static void runner_run(struct wane__runner *runner, uint32_t ref) {
   if (record->call == WANE__CALL_ADD_SAFETY_NET) {
     wane__net_needed((struct wane__net *)(uintptr_t)record->site);
   }
-  wane__store_relaxed(&record->state, WANE__RECORD_RUNNING);
-  wane__store_relaxed(&runner->ref, ref);
   int saved = errno;
   runner_call(runner, record->fn, arg, ref);
   WANE_ASSERT(record->state == WANE__RECORD_RUNNING,
@@ -163,6 +161,10 @@ static uint32_t runner_next(struct wane__runner *runner, bool take) {
   runner->number = UINT64_MAX;
   if (take) {
     ref = wane__queue_take_locked(q, &runner->number);
+  }
+  if (ref != 0) { /* from here on fork knows whose it is */
+    wane__store_relaxed(&runner->ref, ref);
+    wane__store_relaxed(&runner_record(runner)->state, WANE__RECORD_RUNNING);
   }
   if (q->taken >= q->drain_target &&
       runner_is_drained_locked(q, q->drain_target)) {
@@ -397,7 +399,8 @@ void wane__runners_throttle_slow(void) {
     wane__store_relaxed(&last_count, count);
     wane__store_relaxed(&moved_ns, now);
   }
-  if (now - wane__load_relaxed(&moved_ns) < THROTTLE_STUCK_NS) {
+  if (wane__load_relaxed(&wane__runners_crowded) != 0 &&
+      now - wane__load_relaxed(&moved_ns) < THROTTLE_STUCK_NS) {
     wane__os_sleep_ns(THROTTLE_STEP_NS);
   }
 }
@@ -448,21 +451,26 @@ void wane__runners_allow(void) {
 
 /* ---- On the caller's thread ---- */
 
-/* Runners of this thread whose frames are gone: a callback of theirs was left
-   by longjmp. Frames that are left are above the caller's. */
-static void runner_check_frames(const char *function, uintptr_t here) {
+/* A runner of this thread is at the queue already: it is in a callback that
+   called back, or in one that was left by longjmp. Its frame is gone if it is
+   below the caller's. */
+static void runner_check_turn(const struct wane_queue *q, uintptr_t here) {
   for (const struct wane__runner *r = wane__runner_self; r != NULL;
        r = r->outer) {
-    if (r->stack <= here) {
-      runner_left_by_longjmp(function);
+    if (r->queue == q && r->stack <= here) {
+      runner_left_by_longjmp("wane_queue_run");
+    }
+    if (r->queue == q) {
+      wane__fatal("wane_queue_run",
+                  "called inside a callback of the same queue");
     }
   }
 }
 
 void wane__runner_forbid(const char *function) {
-  runner_check_frames(function, (uintptr_t)__builtin_frame_address(0));
   if (wane__runner_self != NULL) {
-    wane__fatal(function, "called inside a callback, for which it would wait");
+    wane__fatal(function, "called inside a callback, for which it would wait; "
+                          "or one was left by longjmp");
   }
 }
 
@@ -481,21 +489,51 @@ static size_t runner_run_some(struct wane__runner *runner, size_t max) {
   }
 }
 
-/* Runs up to max on this thread. */
-static size_t runner_run_here(struct wane_queue *q, size_t max,
-                              uintptr_t here) {
-  struct wane__runner runner = {.queue = q, .stack = here};
-  size_t count;
-  runner.outer = wane__runner_self;
-  wane__runner_self = &runner;
-  pthread_cleanup_push(runner_left, &runner);
-  count = runner_run_some(&runner, max);
-  pthread_cleanup_pop(0);
-  wane__runner_self = runner.outer;
+/* Not on the stack: a callback that is left by longjmp leaves it behind, in
+   the thread's chain, to be noticed. */
+static struct wane__runner *runner_new(struct wane_queue *q, uintptr_t here) {
   struct wane__context *self = wane__self;
   wane__guard_enter(self);
-  runner_give_back(&runner);
+  struct wane__runner *runner = wane__meta_take(&runner_free, sizeof *runner);
   wane__guard_leave(self);
+  if (runner != NULL) {
+    *runner = (struct wane__runner){.queue = q,
+                                    .number = UINT64_MAX,
+                                    .stack = here,
+                                    .outer = wane__runner_self};
+  }
+  return runner;
+}
+
+static void runner_delete(struct wane__runner *runner) {
+  struct wane__context *self = wane__self;
+  wane__guard_enter(self);
+  runner_give_back(runner);
+  wane__meta_give(&runner_free, runner);
+  wane__guard_leave(self);
+}
+
+/* Runs up to max on this thread; none, with ENOMEM, if there is no memory. */
+static size_t runner_run_here(struct wane_queue *q, size_t max,
+                              uintptr_t here) {
+  struct wane__runner *runner = runner_new(q, here);
+  size_t count;
+  if (runner == NULL) {
+    return 0;
+  }
+  bool is_library = q->number == 0; /* a drain must see it */
+  if (is_library) {
+    crew_link(runner, true);
+  }
+  wane__runner_self = runner;
+  pthread_cleanup_push(runner_left, runner);
+  count = runner_run_some(runner, max);
+  pthread_cleanup_pop(0);
+  wane__runner_self = runner->outer;
+  if (is_library) {
+    crew_link(runner, false);
+  }
+  runner_delete(runner);
   runner_scrub();
   return count;
 }
@@ -537,13 +575,7 @@ WANE_PUBLIC size_t wane_queue_run(struct wane_queue *q, size_t max) {
   if (self == NULL) {
     wane__fatal(name, "out of memory for the thread's record");
   }
-  runner_check_frames(name, here);
-  for (const struct wane__runner *r = wane__runner_self; r != NULL;
-       r = r->outer) {
-    if (r->queue == q) {
-      wane__fatal(name, "called inside a callback of the same queue");
-    }
-  }
+  runner_check_turn(q, here);
   return runner_run_queue(q, max, here);
 }
 
@@ -642,15 +674,18 @@ static bool runner_is_own(uint32_t ref) {
 
 static void runner_drop_others(enum wane__sort sort) {
   struct wane__pool_chain chain = {0};
+  uint64_t dropped = 0;
   uint32_t limit = wane__pool_limit(&wane__pools[sort]);
   for (uint32_t i = 1; i < limit; i++) {
     uint8_t state = wane__record_at(sort, i)->state;
     if ((state == WANE__RECORD_RUNNING && !runner_is_own(wane__ref(sort, i))) ||
         (state == WANE__RECORD_QUEUED && wane__options.fork == 0)) {
       wane__record_retire(sort, i, &chain);
+      dropped++;
     }
   }
   wane__pool_give(&wane__pools[sort], &chain);
+  wane__queues_count_elsewhere(sort, dropped);
 }
 
 static void runner_forget_queued(struct wane_queue *q) {

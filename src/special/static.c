@@ -97,20 +97,23 @@ static int static_read_closed(struct dl_phdr_info *info, size_t size,
   return 1;
 }
 
-/* True if modules were closed since the last call, or that is not known. */
-static bool static_has_closed(void) {
-  static uint64_t last; /* relaxed */
+uint64_t wane__static_closed(void) {
   uint64_t closed = 0;
   (void)dl_iterate_phdr(static_read_closed, &closed);
-  uint64_t before = wane__load_relaxed(&last);
-  wane__store_relaxed(&last, closed);
-  return closed != before || closed == UINT64_MAX;
+  return closed;
 }
 
-/* A table that grows meanwhile is not walked in full: what is new in it is not
-   closed, and what was missed is seen at the next cycle. */
+/* Handles that come into the table meanwhile are their maker's to check
+   (wane_weak_make). A table that was replaced has not been walked in full: it
+   is walked again the next time. */
 void wane__static_forget_closed(void) {
-  if (wane__load_relaxed(&wane__statics) == NULL || !static_has_closed()) {
+  static uint64_t dealt_with; /* closed modules. relaxed */
+  const struct wane__specials *table = wane__load_relaxed(&wane__statics);
+  if (table == NULL) {
+    return;
+  }
+  uint64_t closed = wane__static_closed();
+  if (closed != UINT64_MAX && closed == wane__load_relaxed(&dealt_with)) {
     return;
   }
   for (uint32_t at = 0;; at++) {
@@ -118,13 +121,16 @@ void wane__static_forget_closed(void) {
     uintptr_t pointer = static_next(&at);
     static_unguard(self);
     if (pointer == 0) {
-      return;
+      break;
     }
     if (!static_holds(pointer)) {
       self = static_guard();
       static_forget(pointer);
       static_unguard(self);
     }
+  }
+  if (wane__load_relaxed(&wane__statics) == table) {
+    wane__store_relaxed(&dealt_with, closed);
   }
 }
 

@@ -13,9 +13,15 @@
 #ifndef WANE_SPECIAL_STATIC_H
 #define WANE_SPECIAL_STATIC_H
 
+#include <stdint.h>
+
 /* Returns if ptr points into static data; else it is the caller's mistake,
    and fatal. Not guarded. */
 void wane__static_require(const char *function, const void *ptr);
+
+/* How many modules have been closed so far; UINT64_MAX if the linker does not
+   say. Not guarded. */
+uint64_t wane__static_closed(void);
 
 /* Clears weak handles to data of modules that are gone. Not guarded. */
 void wane__static_forget_closed(void);

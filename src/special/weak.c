@@ -58,10 +58,14 @@ WANE_PUBLIC wane_weak wane_weak_make(const void *ptr) {
   }
   wane__guard_leave(self);
   if (!is_object) {
+    uint64_t closed = wane__static_closed();
     wane__static_require("wane_weak_make", ptr);
     wane__guard_enter(self);
     weak.id = weak_handle_for(NULL, (uintptr_t)ptr);
     wane__guard_leave(self);
+    if (wane__static_closed() != closed) {
+      wane__static_forget_closed(); /* it might have been this module */
+    }
   }
   if (weak.id == 0) {
     errno = ENOMEM;
