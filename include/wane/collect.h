@@ -27,7 +27,7 @@ void wane_collect(void);
 bool wane_drain(int timeout_ms);
 
 /* Stops the library's callback threads, after what is queued has run; waits
-   for that. They start again with the next registration.
+   for that. They start again when something is registered or queued.
    WANE_RUN_CLEANUPS: then runs what is registered, as if everything had died,
    on the calling thread: all weak pointers are NULL, what waits in user queues
    runs, then finalizers, then cleanups, user queues' among them. What the
@@ -78,7 +78,8 @@ struct wane_stats {
   const char *dirty_backend; /* how written pages are tracked: "none" */
 
   /* Each in all since the start. queued less run is the backlog; registered
-     less queued and stopped is how many there are now. */
+     less queued and stopped is how many there are now. What waited at a fork
+     counts as run in the child. */
   uint64_t cleanups_registered;
   uint64_t cleanups_queued;
   uint64_t cleanups_run;

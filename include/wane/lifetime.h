@@ -148,8 +148,10 @@ struct wane_queue *wane_queue_new(void);
    the same number and is its own. */
 int wane_queue_fd(struct wane_queue *q);
 
-/* Runs up to max waiting callbacks on this thread; returns how many. Fatal:
-   inside a callback of the same queue. */
+/* Runs up to max waiting callbacks on this thread; returns how many. 0 with
+   ENOMEM, though some wait, if there is no memory to begin. Fatal: inside a
+   callback of the same queue. What waits here slows nobody down: a queue that
+   is not run grows. */
 size_t wane_queue_run(struct wane_queue *q, size_t max);
 
 /* Frees the queue. What still waits, or comes later, runs on the library's

@@ -10,10 +10,15 @@
  *      all groups become unswept; the runs in threads' caches get the new
  *      colour, as everything that is allocated from now on: new objects are
  *      black.
- *   4. Mark from the roots, in parallel.
- *   5. Verify, if asked to. Set the trigger of the next cycle. Resume.
+ *   4. Mark from the roots, in parallel; the arguments of cleanups are among
+ *      them. Then from the fields of objects with finalizers that are not
+ *      marked, less the objects themselves (special/cleanup).
+ *   5. Verify and check, if asked to. Set the trigger of the next cycle.
+ *      Resume.
  *   6. Sweep, beside the program: allocating threads sweep the group they
  *      want to allocate from, a background thread the rest (collect/sweep).
+ *      Deaths are dealt with group by group (special/death); callbacks run
+ *      whenever their threads get to them.
  *
  * Who starts one: a thread whose allocation reaches the trigger, wane_collect,
  * an allocation that found no room, stress mode, the background thread when

@@ -254,7 +254,13 @@ static void crew_count_out(struct runner_crew *crew) {
 static void *crew_thread(void *arg) {
   struct wane__runner *runner = arg;
   struct runner_crew *crew = crew_of_queue(runner->queue);
-  runner_attach_again();
+  while (wane__hooks.attach() == NULL) { /* no memory, for now */
+    if (wane__load(&crew->quit) != 0) {
+      crew_count_out(crew);
+      return NULL;
+    }
+    wane__os_sleep_ns(THROTTLE_STEP_NS);
+  }
   struct wane__thread *thread = (struct wane__thread *)wane__self;
   wane__store_relaxed(&thread->is_internal, true);
   runner->stack = (uintptr_t)__builtin_frame_address(0);
