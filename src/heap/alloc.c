@@ -51,7 +51,7 @@ WANE_NOINLINE void *wane__heap_alloc_small(enum wane__kind kind, size_t bytes) {
   }
   if (self->pending_bytes >= PENDING_BYTES) {
     uint64_t pending = self->pending_bytes;
-    self->pending_bytes = 0;
+    wane__store_relaxed(&self->pending_bytes, 0);
     wane__add_relaxed(&wane__heap_meter.since_flip_bytes, pending);
     heap_make_way(0);
   }

@@ -95,7 +95,7 @@ static bool cache_next_run(struct wane__context *self,
   wane__store_relaxed(&cache->cur, start);
   wane__store_relaxed(&self->run_bytes, self->run_bytes + bytes);
   wane__store_relaxed(&self->run_objects, self->run_objects + length);
-  self->pending_bytes += bytes;
+  wane__store_relaxed(&self->pending_bytes, self->pending_bytes + bytes);
   return true;
 }
 
