@@ -4,8 +4,8 @@
  *   FREE --register--> REGISTERED --death--> QUEUED --taken--> RUNNING --> FREE
  *                          '------stop, clear------------------------------^
  *
- * A record is REGISTERED while it is in the table of its object's group, and
- * what is in it changes only under the stripe's lock. wane__death_sweep takes
+ * A record is REGISTERED while its object's group leads to it, and what is in
+ * it changes only under the stripe's lock. wane__death_sweep takes
  * it out of the table and puts it on a queue (special/queue.h), of which it is
  * taken to run. Stopping a cleanup whose object was found dead, but not swept
  * yet, is too late, too (SEMANTICS D5): unless the object has a finalizer,
@@ -23,7 +23,8 @@
  *
  * Copied arguments are a managed object that holds the bytes.
  *
- * INV-record-1: a record is REGISTERED if and only if it is in a table.
+ * INV-record-1: a record is REGISTERED if and only if its group's table, or its
+ *   array of finalizers, leads to it.
  * INV-record-2: the argument of a FREE record is 0.
  */
 #ifndef WANE_SPECIAL_CLEANUP_H
