@@ -30,7 +30,7 @@ static bool background_runs;        /* cycle lock */
 static uint32_t background_watches; /* it was asked to. relaxed */
 
 static struct {
-  uint64_t start_ns;    /* of the thread */
+  uint64_t tried_ns;    /* start, or the last cycle begun for being due */
   uint64_t last_count;  /* what had been allocated at the last tick */
   uint64_t rested_ns;   /* how long that has not changed */
   bool cycle_done;      /* for this rest */
@@ -110,19 +110,22 @@ static void background_rest(void) {
   background.all_released = background_release(0);
 }
 
-/* Two minutes without a cycle: deaths must come to those who wait for them,
-   also if the program allocates a little all the time. */
-static bool background_is_overdue(void) {
+/* When a cycle is due for the sake of those who wait for deaths: after two
+   minutes without one, also if the program allocates a little all the time.
+   UINT64_MAX: nobody waits. */
+static uint64_t background_due_ns(void) {
   uint64_t last = wane__load_relaxed(&wane__cycle_totals.last_end_ns);
-  last = last > background.start_ns ? last : background.start_ns;
+  last = last > background.tried_ns ? last : background.tried_ns;
   return wane__pace_percent() >= 0 &&
-         wane__load(&wane__groups_with_records) != 0 &&
-         wane__os_now_ns() - last > FORCED_AFTER_NS;
+                 wane__load(&wane__groups_with_records) != 0
+             ? last + FORCED_AFTER_NS
+             : UINT64_MAX;
 }
 
 static void background_tick(uint64_t passed_ns) {
   const struct wane__heap_meter *meter = &wane__heap_meter;
-  if (background_is_overdue()) {
+  if (background_due_ns() <= wane__os_now_ns()) {
+    background.tried_ns = wane__os_now_ns();
     wane__cycle_run(WANE__CYCLE_IDLE, true, 0);
   }
   /* cycles and allocation since the last one, as one number that moves */
@@ -150,7 +153,7 @@ static void *background_thread(void *arg) {
   uint64_t tick_ns = (uint64_t)wane__options.idle_ms * 1000000 / TICKS_PER_IDLE;
   uint64_t ticks = 1;
   uint64_t last = wane__os_now_ns();
-  background.start_ns = last;
+  background.tried_ns = last;
   for (;;) {
     if (wane__exchange(&background_wanted, 0) != 0) {
       ticks = 1;
@@ -158,7 +161,8 @@ static void *background_thread(void *arg) {
       background_sweep();
     }
     uint64_t now = wane__os_now_ns();
-    if (now - last >= tick_ns) {
+    uint64_t due = background_due_ns();
+    if (now - last >= tick_ns || due <= now) {
       background_tick(now - last);
       last = now;
       ticks = !background.all_released     ? 1
@@ -166,6 +170,7 @@ static void *background_thread(void *arg) {
                                            : IDLE_TICKS_MAX;
     }
     uint64_t until = last + ticks * tick_ns;
+    until = until < due || due <= now ? until : due;
     int64_t left = until > now ? (int64_t)(until - now) : 0;
     wane__os_futex_wait(&background_wanted, 0, left);
   }
