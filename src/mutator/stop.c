@@ -179,6 +179,8 @@ WANE_NOINLINE void wane__guard_stop(struct wane__context *self) {
 /* What the handler returns to; debuggers know it by these very bytes. */
 __asm__(".text\n"
         ".balign 16\n"
+        ".globl wane__stop_restorer\n"  /* link-time optimisation may put */
+        ".hidden wane__stop_restorer\n" /* it in another object */
         ".type wane__stop_restorer, @function\n"
         "wane__stop_restorer:\n"
         "  movq $15, %rax\n"

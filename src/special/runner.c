@@ -11,6 +11,7 @@
 #include "../base/meta.h"
 #include "../base/options.h"
 #include "../base/os.h"
+#include "../base/symbol.h"
 #include "../heap/context.h"
 #include "../heap/hooks.h"
 #include "../mutator/thread.h"
@@ -20,6 +21,7 @@
 /* So many records that have run go back to their pool together. */
 #define RUNNER_CHAIN 64u
 #define RUNNER_SCRUB_BYTES 2048u
+#define RUNNER_NAME_BYTES 256u
 #define CREW_RETRY_NS 100000000ull
 #define THROTTLE_BACKLOG (128u << 10)
 #define THROTTLE_STEP_NS 1000000ull
@@ -60,20 +62,31 @@ static struct wane__record *runner_record(const struct wane__runner *runner) {
                          wane__ref_index(runner->ref));
 }
 
+/* The callback that the runner is at, by name. */
+static const char *runner_callback(const struct wane__runner *runner,
+                                   char *name, size_t bytes) {
+  uintptr_t fn = (uintptr_t)runner_record(runner)->fn;
+  wane__symbol_describe((const void *)fn, name, bytes);
+  return name;
+}
+
 /* The thread ends inside a callback: a pthread cleanup handler. */
 static void runner_left(void *arg) {
   const struct wane__runner *runner = arg;
+  char name[RUNNER_NAME_BYTES];
   if (runner->ref != 0) {
-    const struct wane__record *record = runner_record(runner);
-    wane__fatal(wane__record_call_name(record),
-                "the callback %p ended its thread: by pthread_exit, or it was "
+    wane__fatal(wane__record_call_name(runner_record(runner)),
+                "the callback %s ended its thread: by pthread_exit, or it was "
                 "cancelled",
-                (void *)(uintptr_t)record->fn);
+                runner_callback(runner, name, sizeof name));
   }
 }
 
-static void runner_left_by_longjmp(const char *function) {
-  wane__fatal(function, "a callback was left by longjmp");
+static void runner_left_by_longjmp(const char *function,
+                                   const struct wane__runner *runner) {
+  char name[RUNNER_NAME_BYTES];
+  wane__fatal(function, "the callback %s was left by longjmp",
+              runner_callback(runner, name, sizeof name));
 }
 
 /* Two calls of this have their frames at the same place and the same
@@ -85,7 +98,8 @@ static WANE_NOINLINE void runner_call(const struct wane__runner *runner,
   fn(arg);
   __asm__ volatile("" : "+r"(ref));
   if (WANE_UNLIKELY(wane__load_relaxed(&runner->ref) != ref)) {
-    runner_left_by_longjmp(wane__record_call_name(runner_record(runner)));
+    runner_left_by_longjmp(wane__record_call_name(runner_record(runner)),
+                           runner);
   }
 }
 
@@ -464,7 +478,7 @@ static void runner_check_turn(const struct wane_queue *q, uintptr_t here) {
   for (const struct wane__runner *r = wane__runner_self; r != NULL;
        r = r->outer) {
     if (r->queue == q && r->stack <= here) {
-      runner_left_by_longjmp("wane_queue_run");
+      runner_left_by_longjmp("wane_queue_run", r);
     }
     if (r->queue == q) {
       wane__fatal("wane_queue_run",
