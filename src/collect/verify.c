@@ -10,6 +10,7 @@
 #include "../base/poison.h"
 #include "../heap/block.h"
 #include "../mutator/root.h"
+#include "../mutator/thread.h"
 #include "../special/cleanup.h"
 #include "../special/group.h"
 
@@ -17,7 +18,8 @@ static struct {
   uint8_t *bits;    /* one for each granule of the arena; reserved once */
   uintptr_t *stack; /* objects seen and not scanned; at most one each */
   size_t depth;
-  size_t ready_bytes; /* of the arena, for which both are committed */
+  size_t ready_bytes;  /* of the arena, for which both are committed */
+  uintptr_t own_stack; /* the collecting thread's stack pointer, or 0 */
   bool gave_up;
 } verify;
 
@@ -72,6 +74,13 @@ static void verify_word(uintptr_t word, uintptr_t parent, uintptr_t at) {
   verify.stack[verify.depth++] = found.base;
 }
 
+/* A coroutine may run, and collect, on managed memory. What lies below its
+   stack pointer are frames of the collector, which have changed since. */
+static uintptr_t verify_start(uintptr_t base, size_t bytes) {
+  return verify.own_stack - base < bytes ? verify.own_stack & ~(uintptr_t)7
+                                         : base;
+}
+
 /* The words of an object; of one that is not marked itself, but has a
    finalizer, without those that point into it. */
 static WANE_SCANS_MEMORY void verify_object(uintptr_t base,
@@ -82,7 +91,7 @@ static WANE_SCANS_MEMORY void verify_object(uintptr_t base,
   const struct wane_type *type = NULL;
   switch (wane__head_kind(found.head)) {
   case WANE__KIND_SCAN:
-    for (uintptr_t at = base; at < end; at += 8) {
+    for (uintptr_t at = verify_start(base, bytes); at < end; at += 8) {
       uintptr_t word = *(const uintptr_t *)at;
       if (is_self_known || word - found.base >= bytes) {
         verify_word(word, base, at);
@@ -135,6 +144,10 @@ void wane__verify_stw(void) {
   if (!verify_prepare()) {
     return;
   }
+  verify.own_stack =
+      wane__self->attached
+          ? ((const struct wane__thread *)wane__self)->stack_pointer
+          : 0;
   wane__poison_quiet_begin();
   wane__roots_each_stw(verify_root, NULL);
   wane__records_visit_roots_stw(verify_root, NULL);
