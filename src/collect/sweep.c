@@ -44,15 +44,13 @@ static void sweep_poison(struct wane__block *block, size_t slots,
 void wane__sweep_group(struct wane__block *block) {
   WANE_CHECK(block->epoch == wane__arena.epoch - 1,
              "INV-sweep-1: a group is swept once after each flip");
-  size_t slots = 1;
-  size_t slot_bytes = block->large_bytes;
-  if (block->state == WANE__BLOCK_SMALL) {
-    slots = wane__classes[block->class].slots;
-    slot_bytes = wane__classes[block->class].slot_bytes;
-  }
+  size_t slots = wane__block_slots(block);
   wane__death_sweep(block); /* may bring objects back */
   if (wane__options.poison != 0) {
-    sweep_poison(block, slots, slot_bytes);
+    sweep_poison(block, slots,
+                 block->state == WANE__BLOCK_SMALL
+                     ? wane__classes[block->class].slot_bytes
+                     : block->large_bytes);
   }
   if (block->state == WANE__BLOCK_SMALL) {
     block->live = (uint16_t)sweep_marks(wane__block_marks(block), slots);

@@ -128,6 +128,12 @@ static inline struct wane__block *wane__block_at(uintptr_t addr) {
   return &wane__blocks[(addr - wane__arena.start) >> WANE__BLOCK_LOG2];
 }
 
+/* Of a group in use: 1 if it is a large object. */
+static inline size_t wane__block_slots(const struct wane__block *block) {
+  return block->state == WANE__BLOCK_SMALL ? wane__classes[block->class].slots
+                                           : 1;
+}
+
 /* Makes a free run of blocks a group of slots. False: no memory for marks. */
 bool wane__block_assign_small(struct wane__block *block, enum wane__kind kind,
                               unsigned class);

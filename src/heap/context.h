@@ -85,4 +85,20 @@ WANE_INLINE void wane__guard_leave(struct wane__context *self) {
   }
 }
 
+/* The same for what a thread may do that is not attached, such as one of the
+   library's own: it is never stopped, and has nothing to guard. */
+static inline struct wane__context *wane__guard_enter_any(void) {
+  struct wane__context *self = wane__self->attached ? wane__self : NULL;
+  if (self != NULL) {
+    wane__guard_enter(self);
+  }
+  return self;
+}
+
+static inline void wane__guard_leave_any(struct wane__context *self) {
+  if (self != NULL) {
+    wane__guard_leave(self);
+  }
+}
+
 #endif

@@ -45,16 +45,10 @@ void wane__thread_remove_locked(struct wane__thread *thread) {
 }
 
 static struct wane__thread *thread_record_new(void) {
-  struct wane__context *self = wane__self;
-  bool is_stoppable = self->attached; /* else there is nothing to guard */
-  if (is_stoppable) {
-    wane__guard_enter(self); /* a lock is taken */
-  }
+  struct wane__context *self = wane__guard_enter_any(); /* a lock is taken */
   struct wane__thread *thread =
       wane__meta_take(&thread_records, sizeof *thread);
-  if (is_stoppable) {
-    wane__guard_leave(self);
-  }
+  wane__guard_leave_any(self);
   if (thread == NULL) {
     return NULL;
   }

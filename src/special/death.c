@@ -117,9 +117,8 @@ static void death_publish(struct death_round *round) {
    at one by one. */
 static bool death_has_any(const struct wane__block *group) {
   const uint8_t *marks = wane__block_marks(group);
-  size_t slots =
-      group->state == WANE__BLOCK_SMALL ? wane__classes[group->class].slots : 1;
-  return memchr(marks, 3 - wane__arena.colour, slots) != NULL;
+  return memchr(marks, 3 - wane__arena.colour, wane__block_slots(group)) !=
+         NULL;
 }
 
 static void death_process_locked(struct death_round *round) {

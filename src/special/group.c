@@ -174,14 +174,9 @@ void wane__group_clear_locked(struct wane__specials *specials, uint32_t at) {
 
 /* ---- Slots with finalizers ---- */
 
-static size_t group_slots(const struct wane__block *group) {
-  return group->state == WANE__BLOCK_SMALL ? wane__classes[group->class].slots
-                                           : 1;
-}
-
 static size_t group_finalizable_bytes(const struct wane__block *group) {
-  size_t bytes =
-      sizeof(struct wane__finalizable) + group_slots(group) * sizeof(uint32_t);
+  size_t bytes = sizeof(struct wane__finalizable) +
+                 wane__block_slots(group) * sizeof(uint32_t);
   return (bytes + WANE_CACHE_LINE - 1) & ~(size_t)(WANE_CACHE_LINE - 1);
 }
 
@@ -238,7 +233,7 @@ void wane__group_visit_finalizable(const struct wane__finalizable *f,
   uint8_t *marks = wane__block_marks(f->group);
   uint64_t head = wane__block_map[wane__block_idx(f->group)].head;
   size_t slot_bytes = wane__classes[f->group->class].slot_bytes;
-  size_t count = group_slots(f->group);
+  size_t count = wane__block_slots(f->group);
   for (size_t i = 0; i < count; i++) {
     if (dead_only && i % 8 == 0 && i + 8 <= count &&
         !group_has_other(marks + i)) {

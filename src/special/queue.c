@@ -73,11 +73,15 @@ static void queue_append_locked(struct wane_queue *q,
   wane__store_relaxed(&q->pushed, q->pushed + chain->count);
 }
 
-/* Not inlined where q is one of two: clang reads both, which ThreadSanitizer
-   takes for a race. */
-static WANE_NOINLINE void queue_push_to(struct wane_queue *q,
+/* False if the queue was freed. Not inlined where q is one of two: clang reads
+   both, which ThreadSanitizer takes for a race. */
+static WANE_NOINLINE bool queue_push_to(struct wane_queue *q,
                                         const struct wane__queue_chain *chain) {
   wane__spin_acquire(&q->lock);
+  if (q->is_freed) {
+    wane__spin_release(&q->lock);
+    return false;
+  }
   queue_append_locked(q, chain);
   bool is_long = q->pushed - q->taken > QUEUE_LONG;
   uint32_t idle = q->idle;
@@ -92,6 +96,7 @@ static WANE_NOINLINE void queue_push_to(struct wane_queue *q,
   if (is_long) {
     wane__runners_note_backlog();
   }
+  return true;
 }
 
 void wane__queue_push(uint16_t number, enum wane__sort sort,
@@ -99,19 +104,9 @@ void wane__queue_push(uint16_t number, enum wane__sort sort,
   if (chain->count == 0) {
     return;
   }
-  if (number != 0) {
-    struct wane_queue *q = queue_list[number];
-    wane__spin_acquire(&q->lock);
-    bool is_freed = q->is_freed;
-    if (!is_freed) {
-      queue_append_locked(q, chain);
-    }
-    wane__spin_release(&q->lock);
-    if (!is_freed) {
-      return;
-    }
+  if (number == 0 || !queue_push_to(queue_list[number], chain)) {
+    (void)queue_push_to(queue_library(sort), chain);
   }
-  queue_push_to(queue_library(sort), chain);
 }
 
 uint32_t wane__queue_take_locked(struct wane_queue *q, uint64_t *number) {

@@ -323,16 +323,10 @@ static void crew_start_failed(struct runner_crew *crew) {
 
 /* By the thread that has set the state to CHANGING. */
 static bool crew_start(struct runner_crew *crew) {
-  struct wane__context *self = wane__self;
-  if (crew->crew == NULL) {
-    bool is_stoppable = self->attached; /* the background thread is not */
-    if (is_stoppable) {
-      wane__guard_enter(self);
-    }
+  if (crew->crew == NULL) { /* the background thread may be here */
+    struct wane__context *self = wane__guard_enter_any();
     crew->crew = wane__meta_alloc(RUNNERS_MAX * sizeof *crew->crew);
-    if (is_stoppable) {
-      wane__guard_leave(self);
-    }
+    wane__guard_leave_any(self);
   }
   uint32_t wanted = crew->crew != NULL ? crew_wanted(crew) : 0;
   while (crew->count < wanted && crew_add(crew)) {

@@ -72,22 +72,6 @@ static void static_forget(uintptr_t pointer) {
   wane__pool_give(&wane__pools[WANE__SORT_WEAK], &chain);
 }
 
-/* The caller may be a thread that is not attached: there is nothing to guard
-   then. */
-static struct wane__context *static_guard(void) {
-  struct wane__context *self = wane__self->attached ? wane__self : NULL;
-  if (self != NULL) {
-    wane__guard_enter(self);
-  }
-  return self;
-}
-
-static void static_unguard(struct wane__context *self) {
-  if (self != NULL) {
-    wane__guard_leave(self);
-  }
-}
-
 /* The linker's count of modules closed so far. */
 static int static_read_closed(struct dl_phdr_info *info, size_t size,
                               void *out) {
@@ -117,16 +101,16 @@ void wane__static_forget_closed(void) {
     return;
   }
   for (uint32_t at = 0;; at++) {
-    struct wane__context *self = static_guard();
+    struct wane__context *self = wane__guard_enter_any();
     uintptr_t pointer = static_next(&at);
-    static_unguard(self);
+    wane__guard_leave_any(self);
     if (pointer == 0) {
       break;
     }
     if (!static_holds(pointer)) {
-      self = static_guard();
+      self = wane__guard_enter_any();
       static_forget(pointer);
-      static_unguard(self);
+      wane__guard_leave_any(self);
     }
   }
   if (wane__load_relaxed(&wane__statics) == table) {

@@ -205,14 +205,6 @@ static void the_memory_limit_brings_cycles(void **state) {
   wane_set_gc_percent(100);
 }
 
-static size_t resident_bytes(void) {
-  unsigned long pages = 0;
-  FILE *statm = fopen("/proc/self/statm", "r");
-  require(statm != NULL && fscanf(statm, "%*u %lu", &pages) == 1);
-  fclose(statm);
-  return pages * (size_t)sysconf(_SC_PAGESIZE);
-}
-
 static void make_garbage(void *arg) {
   (void)arg;
   void **chain = NULL;
@@ -229,14 +221,14 @@ static void an_idle_programs_memory_goes_back(void **state) {
   wane_set_gc_percent(100);
   wane_set_memory_limit(SIZE_MAX);
   wane_collect();
-  size_t before = resident_bytes();
+  size_t before = test_resident_bytes();
   test_apart(make_garbage, NULL);
-  size_t full = resident_bytes();
+  size_t full = test_resident_bytes();
   assert_true(full > before + 100 * MIB);
   size_t now = full;
   for (int i = 0; i < 150 && now > before + 24 * MIB; i++) {
     test_sleep_ms(100);
-    now = resident_bytes();
+    now = test_resident_bytes();
   }
   assert_in_range(now, 0, before + 24 * MIB);
   assert_true(test_stats().released_bytes > 50 * MIB);

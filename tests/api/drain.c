@@ -514,14 +514,6 @@ static void the_backlog_is_in_the_numbers(void **state) {
   wane_queue_free(queue);
 }
 
-static size_t resident_bytes(void) {
-  unsigned long pages = 0;
-  FILE *statm = fopen("/proc/self/statm", "r");
-  require(statm != NULL && fscanf(statm, "%*u %lu", &pages) == 1);
-  fclose(statm);
-  return pages * (size_t)sysconf(_SC_PAGESIZE);
-}
-
 static void dawdle(void *args) {
   (void)args;
   test_sleep_ms(1);
@@ -541,7 +533,7 @@ static void *produce_much(void *arg) {
 static void run_producer(const char *arg) {
   (void)arg;
   uint64_t backlog = 0;
-  size_t before = resident_bytes();
+  size_t before = test_resident_bytes();
   size_t grown = 0;
   pthread_t thread;
   require(pthread_create(&thread, NULL, produce_much, NULL) == 0);
@@ -550,7 +542,7 @@ static void run_producer(const char *arg) {
     struct wane_stats stats = test_stats();
     uint64_t now = stats.cleanups_queued - stats.cleanups_run;
     backlog = now > backlog ? now : backlog;
-    grown = resident_bytes() - before;
+    grown = test_resident_bytes() - before;
     require(grown < (size_t)1 << 30);
   }
   dprintf(STDOUT_FILENO, "backlog %llu, %zu MiB\n", (unsigned long long)backlog,

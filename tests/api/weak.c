@@ -284,14 +284,6 @@ static void numbers_that_are_no_handles_give_null(void **state) {
   memset(kept, 0, sizeof kept);
 }
 
-static size_t resident_bytes(void) {
-  unsigned long pages = 0;
-  FILE *statm = fopen("/proc/self/statm", "r");
-  require(statm != NULL && fscanf(statm, "%*u %lu", &pages) == 1);
-  fclose(statm);
-  return pages * (size_t)sysconf(_SC_PAGESIZE);
-}
-
 /* W10: a handle costs nothing after the object's death. */
 static void weak_pointers_to_the_dead_cost_nothing(void **state) {
   (void)state;
@@ -303,12 +295,12 @@ static void weak_pointers_to_the_dead_cost_nothing(void **state) {
     wane_collect();
     if (i == 5) {
       live = test_stats().weak_handles_live;
-      resident = resident_bytes();
+      resident = test_resident_bytes();
     }
   }
   assert_in_range(test_stats().weak_handles_live, 0, live + 1000);
   if (!TEST_ASAN && !TEST_TSAN) {
-    assert_in_range(resident_bytes(), 0, resident + (8u << 20));
+    assert_in_range(test_resident_bytes(), 0, resident + (8u << 20));
   }
 }
 

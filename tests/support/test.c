@@ -173,3 +173,11 @@ struct test_args test_args_read(int argc, char **argv, double seconds) {
   fflush(stdout);
   return args;
 }
+
+size_t test_resident_bytes(void) {
+  unsigned long pages = 0;
+  FILE *statm = fopen("/proc/self/statm", "r");
+  require(statm != NULL && fscanf(statm, "%*u %lu", &pages) == 1);
+  fclose(statm);
+  return pages * (size_t)sysconf(_SC_PAGESIZE);
+}

@@ -95,6 +95,8 @@ size_t test_survivors(const uintptr_t *hidden, size_t count);
 /* Collects; bytes found live. */
 uint64_t test_live_bytes(void);
 struct wane_stats test_stats(void);
+/* Memory of the process that is in RAM. */
+size_t test_resident_bytes(void);
 
 /* All live, or all but a few that stray words may keep. Main thread. */
 #define assert_alive(hidden, count)                                            \
