@@ -16,6 +16,9 @@ import subprocess
 import sys
 import tempfile
 
+sys.path.insert(0, os.path.join(os.path.dirname(__file__), ".."))
+import checks  # noqa: E402
+
 HERE = os.path.dirname(os.path.abspath(__file__))
 SLACK = 4  # files that a conservative collector may still take for reachable
 
@@ -59,25 +62,7 @@ def line_of(place):
                     if f"/* place: {place} */" in line)
 
 
-class Checks:
-    def __init__(self, program):
-        self.program = program
-        self.passed = self.failed = 0
-
-    def check(self, name, ok, detail=""):
-        self.passed += bool(ok)
-        self.failed += not ok
-        if not ok:
-            print(f"FAILED {name}: {detail}")
-
-    def run(self, *args, options="", **more):
-        given = os.environ.get("WANE_OPTIONS", "")
-        joined = ",".join(filter(None, [given, options]))
-        return subprocess.run([self.program, *args], capture_output=True,
-                              timeout=600, check=False,
-                              env={**os.environ, "WANE_OPTIONS": joined},
-                              **more)
-
+class Checks(checks.Checks):
     def search(self, name, paths, contents, after, exact=False, **more):
         expected = [expect(*file, after) for file in zip(paths, contents)]
         output = b"".join(text for text, _ in expected)

@@ -7,29 +7,14 @@ and the loop must be empty in the end. Requests too late must say so; bad input.
 WANE_OPTIONS is passed on.
 """
 import os
-import subprocess
 import sys
 import tempfile
 
+sys.path.insert(0, os.path.join(os.path.dirname(__file__), ".."))
+import checks  # noqa: E402
 
-class Checks:
-    def __init__(self, program):
-        self.program = program
-        self.passed = self.failed = 0
 
-    def check(self, name, ok, detail=""):
-        self.passed += bool(ok)
-        self.failed += not ok
-        if not ok:
-            print(f"FAILED {name}: {detail}")
-
-    def run(self, *args, options=""):
-        given = os.environ.get("WANE_OPTIONS", "")
-        joined = ",".join(filter(None, [given, options]))
-        return subprocess.run([self.program, *map(str, args)],
-                              capture_output=True, timeout=600, check=False,
-                              env={**os.environ, "WANE_OPTIONS": joined})
-
+class Checks(checks.Checks):
     def report(self, name, code, *args, options=""):
         done = self.run(*args, options=options)
         self.check(f"{name}: exit", done.returncode == code,

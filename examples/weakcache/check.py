@@ -9,9 +9,11 @@ WANE_OPTIONS is passed on. CHECK_SEED repeats a run.
 """
 import os
 import random
-import subprocess
 import sys
 import tempfile
+
+sys.path.insert(0, os.path.join(os.path.dirname(__file__), ".."))
+import checks  # noqa: E402
 
 SLACK = 8  # documents that a conservative collector may still take for held
 MASK = (1 << 64) - 1
@@ -52,24 +54,7 @@ def expect(files, threads, requests):
     return total
 
 
-class Checks:
-    def __init__(self, program):
-        self.program = program
-        self.passed = self.failed = 0
-
-    def check(self, name, ok, detail=""):
-        self.passed += bool(ok)
-        self.failed += not ok
-        if not ok:
-            print(f"FAILED {name}: {detail}")
-
-    def run(self, *args, options=""):
-        given = os.environ.get("WANE_OPTIONS", "")
-        joined = ",".join(filter(None, [given, options]))
-        return subprocess.run([self.program, *map(str, args)],
-                              capture_output=True, timeout=600, check=False,
-                              env={**os.environ, "WANE_OPTIONS": joined})
-
+class Checks(checks.Checks):
     def serve(self, root, files, threads, requests, options=""):
         name = f"{len(files)} files, {threads} threads, '{options}'"
         done = self.run(threads, requests, root, options=options)
