@@ -30,11 +30,13 @@
 #include "mutator/stop.c"
 #include "mutator/thread.c"
 
+#include "mark/ephemeron.c"
 #include "mark/mark.c"
 #include "mark/range.c"
 
 #include "special/cleanup.c"
 #include "special/death.c"
+#include "special/ephemeron.c"
 #include "special/fork.c"
 #include "special/group.c"
 #include "special/net.c"
@@ -55,6 +57,14 @@
 #include "collect/sweep.c"
 #include "collect/trace.c"
 #include "collect/verify.c"
+
+#include "tables/cache.c"
+#include "tables/ephemeron.c"
+#include "tables/hash.c"
+#include "tables/map.c"
+#include "tables/recent.c"
+#include "tables/table.c"
+#include "tables/unique.c"
 
 #include "look/start.c"
 #include "look/stats.c"

@@ -18,16 +18,21 @@
 #define wane__store_release(p, v) __atomic_store_n((p), (v), __ATOMIC_RELEASE)
 #define wane__store(p, v) __atomic_store_n((p), (v), __ATOMIC_SEQ_CST)
 
-/* All three return the old value. */
+/* These return the old value. */
 #define wane__add_relaxed(p, v) __atomic_fetch_add((p), (v), __ATOMIC_RELAXED)
 #define wane__add(p, v) __atomic_fetch_add((p), (v), __ATOMIC_SEQ_CST)
 #define wane__sub(p, v) __atomic_fetch_sub((p), (v), __ATOMIC_SEQ_CST)
+#define wane__or(p, v) __atomic_fetch_or((p), (v), __ATOMIC_SEQ_CST)
 #define wane__exchange(p, v) __atomic_exchange_n((p), (v), __ATOMIC_SEQ_CST)
 #define wane__exchange_acquire(p, v)                                           \
   __atomic_exchange_n((p), (v), __ATOMIC_ACQUIRE)
 #define wane__exchange_release(p, v)                                           \
   __atomic_exchange_n((p), (v), __ATOMIC_RELEASE)
 
+/* True: *p was *expected and is v; else *expected is what it is. */
+#define wane__cas(p, expected, v)                                              \
+  __atomic_compare_exchange_n((p), (expected), (v), 0, __ATOMIC_SEQ_CST,       \
+                              __ATOMIC_SEQ_CST)
 #define wane__cas_acquire(p, expected, v)                                      \
   __atomic_compare_exchange_n((p), (expected), (v), 0, __ATOMIC_ACQUIRE,       \
                               __ATOMIC_RELAXED)

@@ -50,6 +50,19 @@ int wane__os_signal_thread(pid_t tid, int signal);
 uint64_t wane__os_now_ns(void);        /* monotonic */
 uint64_t wane__os_thread_cpu_ns(void); /* of the calling thread */
 void wane__os_sleep_ns(uint64_t ns);
+/* A clock of the processor's that costs a few ns, in units of its own; all
+   CPUs' agree about. */
+static inline uint64_t wane__os_ticks(void) {
+#if defined(__x86_64__)
+  return __builtin_ia32_rdtsc();
+#elif defined(__aarch64__)
+  uint64_t ticks;
+  __asm__ volatile("mrs %0, cntvct_el0" : "=r"(ticks));
+  return ticks;
+#else
+  return wane__os_now_ns();
+#endif
+}
 
 /* CPUs the process may use: affinity mask and cgroup quota, at least 1. */
 unsigned wane__os_cpu_count(void);

@@ -11,6 +11,7 @@
 #include "../heap/class_list.h"
 #include "../heap/heap.h"
 #include "../heap/hooks.h"
+#include "../mark/ephemeron.h"
 #include "../mark/mark.h"
 #include "../mutator/module.h"
 #include "../mutator/registers.h"
@@ -133,6 +134,7 @@ static void cycle_stopped(void *arg) {
   if (wane__finalizers_mark_stw()) {
     wane__mark_all_stw(trace->markers, &totals);
   }
+  wane__add(&wane__groups_undone, wane__ephemerons_finish_stw());
   uint64_t marked = wane__os_now_ns();
   if (wane__options.verify != 0) {
     wane__verify_stw();

@@ -53,7 +53,10 @@ static void fork_drop_groups(struct wane__context *self) {
 static struct wane__context *fork_self;
 static bool fork_pending;
 
+uint32_t wane__fork_count;
+
 static void fork_child(void) {
+  wane__fork_count++;
   wane__meta_fork_child();
   wane__specials_fork_child();
   wane__roots_fork_child();

@@ -21,6 +21,11 @@
 #define WANE_COLLECT_FORK_H
 
 #include <stdbool.h>
+#include <stdint.h>
+
+/* How many forks lead from the first process to this one: what notes it can
+   tell later whether the threads of that time are still there. */
+extern uint32_t wane__fork_count;
 
 /* Registers the handlers with pthread_atfork. */
 bool wane__fork_init(void);

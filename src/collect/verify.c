@@ -9,6 +9,7 @@
 #include "../base/os.h"
 #include "../base/poison.h"
 #include "../heap/block.h"
+#include "../mark/ephemeron.h"
 #include "../mutator/root.h"
 #include "../mutator/thread.h"
 #include "../special/cleanup.h"
@@ -81,6 +82,39 @@ static uintptr_t verify_start(uintptr_t base, size_t bytes) {
                                          : base;
 }
 
+/* Whether a weak word's object is alive, as the first marking has it. */
+static bool verify_is_alive(uintptr_t word) {
+  struct wane__found found;
+  return word - wane__arena.start >= wane__arena.committed ||
+         !wane__block_resolve(word, wane__arena.start, wane__block_map,
+                              &found) ||
+         *found.mark == 0 || word - found.base >= wane__found_limit(&found) ||
+         *found.mark == wane__arena.colour;
+}
+
+static void verify_ephemeron(const struct wane_type *any, uintptr_t base) {
+  const struct wane__ephemeron_type *type =
+      any != NULL ? wane__ephemeron_type_of(any) : NULL;
+  if (type == NULL) {
+    return;
+  }
+  const struct wane__pair *pair = wane__ephemeron_pair(type, base);
+  verify_word((uintptr_t)type, base, base);
+  if (pair->weak == WANE__GONE || pair->held == WANE__GONE) {
+    return;
+  }
+  if (!verify_is_alive(pair->weak) ||
+      (type->is_both_weak && !verify_is_alive(pair->held))) {
+    if (pair->wait == 0) {
+      wane__internal("INV-ephemeron-1: ephemeron %p with weak word %p does not "
+                     "wait for its death",
+                     (void *)base, (void *)pair->weak);
+    }
+  } else if (!type->is_both_weak) {
+    verify_word(pair->held, base, (uintptr_t)&pair->held);
+  }
+}
+
 /* The words of an object; of one that is not marked itself, but has a
    finalizer, without those that point into it. */
 static WANE_SCANS_MEMORY void verify_object(uintptr_t base,
@@ -110,6 +144,7 @@ static WANE_SCANS_MEMORY void verify_object(uintptr_t base,
         }
       }
     }
+    verify_ephemeron(type, found.base);
     break;
   default:
     break;

@@ -18,7 +18,8 @@
  *     '----------give---- INSIDE <--unassign--'
  *
  * Mark bytes: one for each slot, dense per group, outside the arena. 0 is a
- * free slot, anything else a colour. There are two colours, and the current
+ * free slot, anything else a colour (and, from marking to sweep, perhaps the
+ * bit WANE__MARK_AWAITED beside the old one). There are two colours, and the current
  * one changes at the start of each cycle, so that nothing need be cleared:
  * after marking, a byte of the other colour is a dead object. One more byte
  * behind the last slot stays 0 for addresses in the unused end of a group.
@@ -51,6 +52,7 @@
 
 struct wane_type;
 struct wane__specials;
+struct wane__waiting;
 
 enum wane__kind {
   WANE__KIND_SCAN,  /* any aligned word may be a pointer */
@@ -91,6 +93,8 @@ struct wane__block {
   const struct wane_type *large_type; /* if it is typed */
   struct wane__specials *specials;    /* records of its objects, or NULL. lock:
                                          stripe (special/group.h) */
+  struct wane__waiting *waiting;      /* ephemerons that wait for its objects, or
+                                         NULL. markers; owner (mark/ephemeron.h) */
 };
 
 /* What every word is compared with. Grouped in one cache line of its own. */

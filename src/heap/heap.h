@@ -67,6 +67,34 @@ WANE_INLINE WANE_SCANS_MEMORY bool wane__object_find(const void *addr,
   return word - out->base < wane__found_limit(out);
 }
 
+/* Whether the last finished marking found the object alive that pointer, an
+   address in the arena, points into; no lock is taken. Guarded. What the answer
+   is worth when the memory may have been used again since, special/weak.h
+   argues in Note [weak read], of which this is step 3: head and marks of the
+   group's map entry are read such that they belong together; if the head
+   changes meanwhile, the group was freed, and with it the object. The byte is
+   read plainly, since others store it plainly when they take the memory, and
+   ThreadSanitizer must not look. */
+WANE_INLINE WANE_SCANS_MEMORY bool wane__target_lives(uintptr_t pointer) {
+  uintptr_t offset = pointer - wane__arena.start;
+  const struct wane__block_map *entry =
+      &wane__block_map[offset >> WANE__BLOCK_LOG2];
+  uint64_t head = wane__load_acquire(&entry->head);
+  const uint8_t *marks = wane__load_acquire(&entry->marks);
+  if (head == 0 || wane__load_relaxed(&entry->head) != head) {
+    return false;
+  }
+  uint64_t granule = (pointer - wane__head_start(head)) >> WANE__GRANULE_LOG2;
+  size_t idx = granule * wane__classes[wane__head_class(head)].reciprocal >> 32;
+  return *(const volatile uint8_t *)&marks[idx] == wane__arena.colour;
+}
+
+/* The same for any word: what does not point into the heap never dies. */
+WANE_INLINE bool wane__word_lives(uintptr_t word) {
+  return word - wane__arena.start >= wane__arena.reserved ||
+         wane__target_lives(word);
+}
+
 /* The bytes that one typed object needs: elements, and the layout's address
    behind them in a small slot. SIZE_MAX on overflow. */
 size_t wane__typed_bytes(const struct wane_type *type, size_t count);

@@ -16,6 +16,7 @@
 #include "../base/poison.h"
 #include "../heap/block.h"
 #include "../mutator/thread.h"
+#include "ephemeron.h"
 #include "range.h"
 
 #define MARKERS_MAX 64u
@@ -40,9 +41,11 @@
 static_assert(STACK_WORDS_MIN > WANE__RANGE_PIECE_BYTES / 8,
               "a root range must never overflow the mark stack");
 
+/* A small typed one, whose layout is at its end. */
+#define MARK_HEAD_TYPED ((unsigned)WANE__KIND_TYPED << WANE__HEAD_KIND_SHIFT)
+
 /* And what tells that the object ends before its slot does. */
-#define MARK_HEAD_BOUNDED                                                      \
-  ((unsigned)WANE__KIND_TYPED << WANE__HEAD_KIND_SHIFT | WANE__HEAD_LARGE)
+#define MARK_HEAD_BOUNDED (MARK_HEAD_TYPED | WANE__HEAD_LARGE)
 
 struct marker {
   uintptr_t *stack;  /* const after preparation */
@@ -190,12 +193,99 @@ static WANE_SCANS_MEMORY void marker_scan_typed(struct marker *m,
   }
 }
 
+static void marker_add(struct marker *m, const struct mark_view *view,
+                       uintptr_t word) {
+  if (!marker_has_room(m, 1)) {
+    m->overflowed = true;
+    return;
+  }
+  m->top = mark_push(m->top, view, word);
+}
+
+/* True if the word points behind the end of a large or typed object. */
+static bool mark_is_beyond(uintptr_t word, const struct wane__found *found) {
+  return WANE_UNLIKELY((found->head & MARK_HEAD_BOUNDED) != 0) &&
+         word - found->base >= wane__found_limit(found);
+}
+
+/* The object that a weak word points into is not marked: false for words that
+   point into none, which never die. */
+static bool mark_is_unmarked(const struct mark_view *view, uintptr_t word,
+                             struct wane__found *out) {
+  return word - view->start < view->bytes &&
+         wane__block_resolve(word, view->start, view->map, out) &&
+         !mark_is_beyond(word, out) && wane__load_relaxed(out->mark) != 0 &&
+         wane__load(out->mark) != view->colour;
+}
+
+/* Marks what an ephemeron holds, or makes it wait. Returns the slot whose chain
+   must be taken in out, if it was marked meanwhile. */
+static bool marker_scan_pair(struct marker *m, const struct mark_view *view,
+                             uintptr_t object,
+                             const struct wane__ephemeron_type *type,
+                             struct wane__found *out) {
+  struct wane__pair *pair = wane__ephemeron_pair(type, object);
+  uintptr_t weak = wane__load_relaxed(&pair->weak);
+  uintptr_t held = wane__load_relaxed(&pair->held);
+  if (weak == WANE__GONE || held == WANE__GONE) {
+    return false;
+  }
+  if (mark_is_unmarked(view, weak, out) ||
+      (type->is_both_weak && mark_is_unmarked(view, held, out))) {
+    return wane__ephemeron_wait(object, pair, out) == WANE__WAIT_MARKED;
+  }
+  if (!type->is_both_weak) {
+    marker_add(m, view, held);
+  }
+  return false;
+}
+
+/* Looks once more at all that waited for a slot, which is marked now. */
+static WANE_NOINLINE void marker_wake(struct marker *m,
+                                      const struct mark_view *view,
+                                      const struct wane__found *slot) {
+  uintptr_t object = wane__ephemeron_take(slot);
+  while (object != 0) {
+    struct wane__found found = wane__block_slot_of(object);
+    const struct wane__ephemeron_type *type =
+        wane__ephemeron_type_of(wane__found_type(&found));
+    object = wane__ephemeron_unchain(wane__ephemeron_pair(type, object));
+    struct wane__found other;
+    if (marker_scan_pair(m, view, found.base, type, &other)) {
+      marker_wake(m, view, &other);
+    }
+  }
+}
+
+static void marker_scan_ephemeron(struct marker *m,
+                                  const struct mark_view *view,
+                                  uintptr_t object,
+                                  const struct wane__ephemeron_type *type) {
+  struct wane__found slot;
+  marker_add(m, view, (uintptr_t)type);
+  if (marker_scan_pair(m, view, object, type, &slot)) {
+    marker_wake(m, view, &slot);
+  }
+}
+
 /* A large object is left on the queue for all; false if that is full. */
 static bool marker_defer(const struct wane__found *found, size_t bytes) {
   return wane__range_push((struct wane__mark_range){
       found->base, found->base + bytes,
       wane__head_kind(found->head) == WANE__KIND_TYPED ? wane__found_type(found)
                                                        : NULL});
+}
+
+/* Scans a small typed object. */
+static void marker_scan_type(struct marker *m, const struct mark_view *view,
+                             const struct wane_type *type, uintptr_t base,
+                             uintptr_t end) {
+  marker_scan_typed(m, view, type, base, end);
+  const struct wane__ephemeron_type *ephemeron =
+      type != NULL ? wane__ephemeron_type_of(type) : NULL;
+  if (WANE_UNLIKELY(ephemeron != NULL)) {
+    marker_scan_ephemeron(m, view, base, ephemeron);
+  }
 }
 
 /* Scans an object that is not a small one of words. */
@@ -211,16 +301,10 @@ marker_scan_special(struct marker *m, const struct mark_view *view,
   }
   uintptr_t end = found->base + bytes;
   if (kind == WANE__KIND_TYPED) {
-    marker_scan_typed(m, view, wane__found_type(found), found->base, end);
+    marker_scan_type(m, view, wane__found_type(found), found->base, end);
   } else {
     marker_scan(m, view, found->base, end);
   }
-}
-
-/* True if the word points behind the end of a large or typed object. */
-static bool mark_is_beyond(uintptr_t word, const struct wane__found *found) {
-  return WANE_UNLIKELY((found->head & MARK_HEAD_BOUNDED) != 0) &&
-         word - found->base >= wane__found_limit(found);
 }
 
 /* Gives the older half of the stack to whoever is hungry. */
@@ -284,15 +368,35 @@ struct mark_entry {
   size_t bytes;
 };
 
+/* Marks a slot for which ephemerons wait; false if another marker has. */
+static WANE_NOINLINE bool mark_loop_wake(struct mark_loop *loop,
+                                         struct marker *m,
+                                         const struct mark_view *view,
+                                         uintptr_t base) {
+  struct wane__found slot = wane__block_slot_of(base);
+  if (wane__exchange(slot.mark, view->colour) == view->colour) {
+    return false;
+  }
+  m->top = loop->top;
+  marker_wake(m, view, &slot);
+  unsigned until_rare = loop->until_rare;
+  mark_loop_load(loop, m);
+  loop->until_rare = until_rare;
+  return true;
+}
+
 /* Looks at what leaves the ring: marks it and pushes its words. */
 WANE_INLINE WANE_SCANS_MEMORY void mark_loop_visit(struct mark_loop *loop,
                                                    struct marker *m,
                                                    const struct mark_view *view,
                                                    struct mark_entry out) {
-  if (wane__load_relaxed(out.mark) != loop->old) {
+  uint8_t byte = wane__load_relaxed(out.mark);
+  if (WANE_LIKELY(byte == loop->old)) {
+    wane__store_relaxed(out.mark, view->colour);
+  } else if (WANE_LIKELY((byte & WANE__MARK_AWAITED) == 0) ||
+             !mark_loop_wake(loop, m, view, out.base)) {
     return;
   }
-  wane__store_relaxed(out.mark, view->colour);
   loop->bytes += out.bytes;
   loop->objects++;
   if (WANE_LIKELY(out.bytes != 0 && loop->top < loop->safe_limit &&
@@ -324,6 +428,7 @@ static WANE_SCANS_MEMORY void marker_drain(struct marker *m) {
   mark_loop_load(&loop, m);
   unsigned at = 0;
   do {
+    unsigned entered = 0;
     while (loop.top != loop.bottom) {
       uintptr_t word = *--loop.top;
       struct wane__found in;
@@ -340,11 +445,17 @@ static WANE_SCANS_MEMORY void marker_drain(struct marker *m) {
         size_t bytes = wane__classes[wane__head_class(in.head)].slot_bytes;
         ring_bytes[at] = bytes;
         mark_prefetch_object(in.base, bytes);
+      } else if ((in.head & MARK_HEAD_BOUNDED) == MARK_HEAD_TYPED) {
+        mark_prefetch_object(
+            in.base, wane__classes[wane__head_class(in.head)].slot_bytes);
       }
       at = (at + 1) % RING;
+      entered++;
       mark_loop_visit(&loop, m, &view, out);
     }
-    for (unsigned i = 0; i < RING; i++) { /* what is still in the ring */
+    entered = entered < RING ? entered : RING;
+    at = (at - entered) % RING;
+    for (; entered > 0; entered--) { /* what is still in the ring */
       struct mark_entry out = {ring_base[at], ring_mark[at], ring_bytes[at]};
       ring_mark[at] = &nothing;
       at = (at + 1) % RING;
@@ -439,10 +550,26 @@ static void marker_work(struct marker *m) {
   m->cpu_ns += wane__os_thread_cpu_ns() - start;
 }
 
+static void rescan_drain(struct marker *m) {
+  marker_drain(m);
+  while (marker_take_range(m)) {
+    marker_drain(m);
+  }
+}
+
 /* Pushes the unmarked children of a marked object one by one. */
 static WANE_SCANS_MEMORY void rescan_object(struct marker *m,
                                             const struct mark_view *view,
                                             const struct wane__found *object) {
+  const struct wane_type *type = wane__head_kind(object->head) ==
+                                         WANE__KIND_TYPED
+                                     ? wane__found_type(object)
+                                     : NULL;
+  if (type != NULL && wane__ephemeron_type_of(type) != NULL) {
+    marker_scan_type(m, view, type, object->base, object->base + type->size);
+    rescan_drain(m);
+    return;
+  }
   uintptr_t end = object->base + wane__found_bytes(object);
   for (uintptr_t at = object->base; at < end; at += 8) {
     uintptr_t word = *(const uintptr_t *)at;
@@ -454,10 +581,7 @@ static WANE_SCANS_MEMORY void rescan_object(struct marker *m,
       continue;
     }
     *m->top++ = word;
-    marker_drain(m);
-    while (marker_take_range(m)) {
-      marker_drain(m);
-    }
+    rescan_drain(m);
   }
 }
 
@@ -611,6 +735,20 @@ static void mark_add_field(uintptr_t word, const struct wane__found *object) {
   *first->top++ = word;
 }
 
+/* Looks at an ephemeron on behalf of the first marker. */
+static void mark_add_ephemeron(uintptr_t object, const struct wane_type *type) {
+  const struct wane__ephemeron_type *ephemeron = wane__ephemeron_type_of(type);
+  if (ephemeron != NULL) {
+    struct mark_view view = mark_view_now();
+    marker_scan_ephemeron(markers[0], &view, object, ephemeron);
+  }
+}
+
+static void mark_wake_ephemeron(uintptr_t object) {
+  struct wane__found found = wane__block_slot_of(object);
+  mark_add_ephemeron(object, wane__found_type(&found));
+}
+
 WANE_SCANS_MEMORY void
 wane__mark_add_fields_stw(const struct wane__found *object) {
   uintptr_t end = object->base + wane__found_bytes(object);
@@ -629,6 +767,7 @@ wane__mark_add_fields_stw(const struct wane__found *object) {
                        object);
       }
     }
+    mark_add_ephemeron(object->base, type);
   }
 }
 
@@ -642,8 +781,8 @@ static void marker_release(struct marker *m) {
   m->highest = m->bottom = m->top = m->stack;
 }
 
-void wane__mark_all_stw(unsigned active, struct wane__mark_totals *totals) {
-  struct marker *first = markers[0];
+/* One round: all markers, until none has work. */
+static void mark_round(unsigned active) {
   mark_state.active = active;
   wane__store(&mark_state.hungry, 0);
   wane__store(&mark_state.working, active - 1);
@@ -652,22 +791,35 @@ void wane__mark_all_stw(unsigned active, struct wane__mark_totals *totals) {
   if (active > 1) {
     wane__os_futex_wake(&mark_state.round, INT32_MAX);
   }
-  marker_work(first);
+  marker_work(markers[0]);
   mark_wait_for_threads();
-  totals->markers = active;
+}
+
+/* Repairs overflows, by the first marker alone; returns how many searches of
+   the heap it took. */
+static unsigned mark_rescan(unsigned active) {
   wane__store(&mark_state.hungry, 0); /* a rescan does not share */
-  for (;;) {
+  for (unsigned rescans = 0;; rescans++) {
     bool again = false;
     for (unsigned i = 0; i < active; i++) {
       again = again || markers[i]->overflowed;
       markers[i]->overflowed = false;
     }
     if (!again) {
-      break;
+      return rescans;
     }
-    totals->rescans++;
-    rescan_heap(first);
+    rescan_heap(markers[0]);
   }
+}
+
+void wane__mark_all_stw(unsigned active, struct wane__mark_totals *totals) {
+  struct marker *first = markers[0];
+  do {
+    mark_round(active);
+    totals->rescans += mark_rescan(active);
+    wane__ephemerons_settle_stw(active, mark_wake_ephemeron);
+  } while (first->top != first->bottom || first->overflowed);
+  totals->markers = active;
   for (unsigned i = 0; i < active; i++) {
     struct marker *m = markers[i];
     WANE_ASSERT(m->top == m->bottom && m->share_count == 0,

@@ -3,6 +3,7 @@
  *
  * For the objects whose mark byte has the old colour, in this order:
  *
+ *   0. all ephemerons that wait for them are cleared (special/ephemeron.h);
  *   1. all their weak slots are cleared (W4);
  *   2. those with a finalizer get the current colour: they are alive again.
  *      What they reach has been marked in the cycle. Their finalizers, taken
@@ -24,6 +25,7 @@
 
 #include "../base/atomic.h"
 #include "../heap/block.h"
+#include "ephemeron.h"
 #include "group.h"
 
 void wane__death_sweep_records(struct wane__block *group);
@@ -34,6 +36,9 @@ void wane__death_of_all(enum wane__sort sort);
 
 /* The caller owns the group, which is unswept. */
 static inline void wane__death_sweep(struct wane__block *group) {
+  if (WANE_UNLIKELY(wane__load_relaxed(&group->waiting) != NULL)) {
+    wane__ephemerons_sweep(group);
+  }
   if (WANE_UNLIKELY(wane__load_relaxed(&group->specials) != NULL)) {
     wane__death_sweep_records(group);
   }

@@ -84,8 +84,9 @@ extern struct wane__specials *wane__statics; /* lock: the last stripe */
 /* One for each sort. */
 extern struct wane__pool wane__pools[WANE__SORT_COUNT];
 
-/* Groups that have a table, and those of them whose deaths of the last cycle
-   have not been dealt with. atomic, seq_cst */
+/* Groups that have a table; and those whose deaths of the last cycle have not
+   been dealt with, where one with a table and ephemerons that wait counts
+   twice. atomic, seq_cst */
 extern uint32_t wane__groups_with_records;
 extern uint32_t wane__groups_undone;
 

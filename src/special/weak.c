@@ -74,24 +74,6 @@ WANE_PUBLIC wane_weak wane_weak_make(const void *ptr) {
   return weak;
 }
 
-/* Step 3: the group's entry in the block map is read such that head and marks
-   belong together; if it changes meanwhile, the group was freed, and with it
-   the object. The byte is read plainly, since others store it plainly when
-   they take the memory, and ThreadSanitizer must not look. */
-WANE_INLINE WANE_SCANS_MEMORY bool weak_target_lives(uintptr_t pointer) {
-  uintptr_t offset = pointer - wane__arena.start;
-  const struct wane__block_map *entry =
-      &wane__block_map[offset >> WANE__BLOCK_LOG2];
-  uint64_t head = wane__load_acquire(&entry->head);
-  const uint8_t *marks = wane__load_acquire(&entry->marks);
-  if (head == 0 || wane__load_relaxed(&entry->head) != head) {
-    return false;
-  }
-  uint64_t granule = (pointer - wane__head_start(head)) >> WANE__GRANULE_LOG2;
-  size_t idx = granule * wane__classes[wane__head_class(head)].reciprocal >> 32;
-  return *(const volatile uint8_t *)&marks[idx] == wane__arena.colour;
-}
-
 /* Note [weak read] in weak.h has the steps. Guarded. */
 WANE_INLINE WANE_SCANS_MEMORY void *weak_read(uint64_t id) {
   uint32_t generation = (uint32_t)(id >> 32);
@@ -102,8 +84,7 @@ WANE_INLINE WANE_SCANS_MEMORY void *weak_read(uint64_t id) {
     return NULL;
   }
   uintptr_t pointer = wane__load_acquire(&slot->pointer); /* 2 */
-  if (pointer - wane__arena.start < wane__arena.reserved &&
-      !weak_target_lives(pointer)) { /* 3 */
+  if (!wane__word_lives(pointer)) { /* 3 */
     return NULL;
   }
   wane__fence_acquire();

@@ -1,0 +1,132 @@
+/*
+ * Ephemerons as marking sees them: objects with a pair of words of which the
+ * second, held, is marked only if the object of the first, weak, is.
+ *
+ * An ephemeron is a typed object whose layout is a struct
+ * wane__ephemeron_type. When a marker scans one and the weak word's object is
+ * not marked yet, the ephemeron waits: it goes on a chain that belongs to that
+ * object's slot, and a bit in the slot's mark byte says so. Whoever marks a
+ * slot with that bit takes the chain and looks at each ephemeron in it again.
+ * So each is looked at twice at most (of those with two weak words three
+ * times), whatever their order, and marking n of them costs O(n). No table is
+ * searched: a slot has a place of its own in its group's array of chains,
+ * which exists only while some ephemeron waits for an object of the group.
+ *
+ * When marking ends, what still waits has a dead weak word, and the chains say
+ * exactly where. Nothing more is done in the stop: the sweep of the group
+ * clears those ephemerons before it frees a slot (special/ephemeron.h).
+ *
+ * Two markers. One that makes an ephemeron wait puts it on the chain and
+ * then sets the bit by compare-and-swap; one that finds the bit exchanges the
+ * byte for the colour and then takes the chain. So either the first sees
+ * that the slot is marked, or the second finds the ephemeron. But marking
+ * without the bit is a plain store (mark.h), which can run over a bit that
+ * came between its load and its store. Therefore, when all markers have come
+ * to an end, chains of slots that are marked are taken once more, in the
+ * groups that got a chain since the last time; what they wake begins another
+ * round.
+ *
+ * Without memory for an array an ephemeron is put aside, and looked at again
+ * after each round; what is left of these at the end is cleared in the stop.
+ *
+ * INV-ephemeron-1: when marking is complete, each marked ephemeron whose weak
+ *   word has an unmarked object is on the chain of that object's slot.
+ * INV-ephemeron-2: while a group is not swept its chains hold marked
+ *   ephemerons only, all of which it clears.
+ */
+#ifndef WANE_MARK_EPHEMERON_H
+#define WANE_MARK_EPHEMERON_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "../../include/wane/heap.h"
+#include "../base/attr.h"
+#include "../heap/block.h"
+
+/* In the mark byte of an unmarked slot: ephemerons wait for it. */
+#define WANE__MARK_AWAITED 4u
+
+struct wane__pair {
+  uintptr_t weak; /* WANE__GONE once it was found dead. atomic */
+  uintptr_t held; /* the same. atomic */
+  uintptr_t wait; /* 0; or the next ephemeron of the chain, 1 in the last.
+                     markers, sweep */
+};
+
+struct wane__ephemeron_type {
+  struct wane_type type; /* its pointers are always marked, as is the type
+                            itself if it is managed */
+  uint32_t pair_offset;
+  bool is_both_weak; /* held is not marked either, and counts as weak */
+  /* The ephemeron has been cleared by a sweep: guarded, or on a thread of the
+     library; stripe held. Or STW. May be NULL. */
+  void (*on_cleared)(const struct wane__ephemeron_type *type, void *object);
+};
+
+/* What is in a pair's words when it is cleared. No user has this address. */
+extern const char wane__gone;
+#define WANE__GONE ((uintptr_t)&wane__gone)
+
+/* The name of all ephemeron types, by which they are known. */
+extern const char wane__ephemeron_name[];
+
+/* NULL: the type is not one of an ephemeron. */
+WANE_INLINE const struct wane__ephemeron_type *
+wane__ephemeron_type_of(const struct wane_type *type) {
+  return type->name == wane__ephemeron_name
+             ? (const struct wane__ephemeron_type *)type
+             : NULL;
+}
+
+WANE_INLINE struct wane__pair *
+wane__ephemeron_pair(const struct wane__ephemeron_type *type,
+                     uintptr_t object) {
+  return (struct wane__pair *)(object + type->pair_offset);
+}
+
+/* The chains of a group's slots. */
+struct wane__waiting {
+  struct wane__waiting *next_fresh; /* since the last look. atomic */
+  uint32_t is_fresh;
+  struct wane__block *group; /* const */
+  uintptr_t chains[];        /* an ephemeron, or 0. atomic */
+};
+
+/* Ends a chain. */
+#define WANE__WAIT_LAST ((uintptr_t)1)
+
+/* What follows in the chain; it is 0 at the end. Out of the chain, it can wait
+   again. */
+uintptr_t wane__ephemeron_unchain(struct wane__pair *pair);
+
+enum wane__wait {
+  WANE__WAIT_DONE,
+  WANE__WAIT_MARKED, /* the slot is marked: take its chain */
+};
+
+/* Makes an ephemeron wait for an unmarked slot. Markers, STW. */
+enum wane__wait wane__ephemeron_wait(uintptr_t object, struct wane__pair *pair,
+                                     const struct wane__found *slot);
+
+/* Takes the chain of a slot; 0: there is none. Markers, STW. */
+uintptr_t wane__ephemeron_take(const struct wane__found *slot);
+
+/* Between rounds: calls wake for each ephemeron that must be looked at again,
+   out of its chain. STW. */
+void wane__ephemerons_settle_stw(unsigned markers,
+                                 void (*wake)(uintptr_t object));
+
+/* After the last round: clears those that were put aside. Returns how many
+   groups have chains. STW. */
+unsigned wane__ephemerons_finish_stw(void);
+
+/* Sets both words to WANE__GONE and tells the type. */
+void wane__ephemeron_clear(uintptr_t object, struct wane__pair *pair);
+
+/* The group's chains are all empty: takes away the array. The caller owns the
+   group. */
+void wane__waiting_drop(struct wane__block *group);
+
+#endif

@@ -1,0 +1,66 @@
+/*
+ * Ephemerons whose weak words died, as a sweep sees them.
+ *
+ * Marking leaves them on chains, one for each dead slot (mark/ephemeron.h).
+ * Before the sweep changes a mark byte of the group, it sets both words of each
+ * to WANE__GONE and lets the ephemeron's type know, so that a map takes the
+ * entry out. A fence ends that, which pairs with the one of readers.
+ *
+ * A read (wane__pair_read) is a weak read (special/weak.h, Note [weak read])
+ * in which the word itself serves as the generation: it changes once, to
+ * WANE__GONE, before the memory it pointed to can be used again.
+ *
+ *   guard;
+ *   1  weak, none if WANE__GONE                        (acquire)
+ *   2  the mark byte of its slot has the current colour, else none
+ *   3  held                                            (acquire)
+ *   4  weak is still the same, else none               (after a fence)
+ *   leave the guard with both in registers.
+ *
+ * A word that a map changes (the value, where values are weak) changes only in
+ * a guarded section that found the pair alive, so never while a sweep may
+ * clear it; step 4 then sees the change and the reader begins again.
+ *
+ * The stripe's lock is held as for other records, so that no fork meets a
+ * half-cleared chain; it is let go now and then, since chains may be long.
+ *
+ * INV-ephemeron-3: no word of a live pair points to a slot that was found dead
+ *   and has been used again.
+ */
+#ifndef WANE_SPECIAL_EPHEMERON_H
+#define WANE_SPECIAL_EPHEMERON_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "../base/atomic.h"
+#include "../heap/heap.h"
+#include "../mark/ephemeron.h"
+
+/* Clears what waits for objects of the group, all of which are dead. The
+   caller owns the group, which is unswept. */
+void wane__ephemerons_sweep(struct wane__block *group);
+
+/* Both words of a live pair; false if it is gone. Guarded. */
+WANE_INLINE bool wane__pair_read(const struct wane__pair *pair,
+                                 bool is_both_weak, uintptr_t *weak,
+                                 uintptr_t *held) {
+  for (;;) {
+    *weak = wane__load_acquire(&pair->weak); /* 1 */
+    if (*weak == WANE__GONE || !wane__word_lives(*weak)) { /* 2 */
+      return false;
+    }
+    *held = wane__load_acquire(&pair->held); /* 3 */
+    if (*held == WANE__GONE || (is_both_weak && !wane__word_lives(*held))) {
+      return false;
+    }
+    wane__fence_acquire();
+    if (WANE_LIKELY(wane__load_relaxed(&pair->weak) == *weak && /* 4 */
+                    (!is_both_weak ||
+                     wane__load_relaxed(&pair->held) == *held))) {
+      return true;
+    }
+  }
+}
+
+#endif

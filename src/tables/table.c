@@ -1,0 +1,358 @@
+/* The list and its index; see table.h. */
+#include "table.h"
+
+#include <errno.h>
+#include <string.h>
+
+#include "../base/check.h"
+#include "../heap/heap.h"
+#include "hash.h"
+
+#define LEVEL_FIRST 3u    /* what the first growth leads to */
+#define LEVEL_CELLS 7u    /* from here on, threads count in cells */
+#define LEVEL_SHRINKS 5u  /* smaller tables do not */
+#define CELLS 8u
+/* Changes of a count between two looks at whether the table's size is right. */
+#define CELL_LOOKS 16
+/* A table shrinks when there are so many buckets for each entry. */
+#define SHRINK_LOG2 3u
+/* Sentinels of a retired segment that one call unlinks. */
+#define RETIRE_PORTION 32u
+/* Steps in which a sweep may find the place of an entry it takes out. */
+#define CLEAR_STEPS 64u
+
+static const size_t entry_pointers[] = {offsetof(struct wane__entry, link.next)};
+
+/* The index of a table that has not grown. */
+static const struct wane__index index_empty;
+
+static void table_entry_cleared(const struct wane__ephemeron_type *type,
+                                void *object);
+
+struct wane__table *wane__table_new(enum wane__table_mode mode) {
+  wane__hash_init();
+  struct wane__table *table =
+      wane__heap_alloc_fast(WANE__KIND_SCAN, sizeof *table);
+  if (table == NULL) {
+    return NULL;
+  }
+  table->mode = mode;
+  table->index = (struct wane__index *)&index_empty;
+  table->type = (struct wane__ephemeron_type){
+      .type = {.name = wane__ephemeron_name,
+               .size = sizeof(struct wane__entry),
+               .pointer_count = 1,
+               .pointer_offsets = entry_pointers},
+      .pair_offset = offsetof(struct wane__entry, pair),
+      .is_both_weak = mode == WANE__TABLE_WEAK_BOTH,
+      .on_cleared = table_entry_cleared,
+  };
+  return table;
+}
+
+/* ---- The list ---- */
+
+/* From a link that is not after `last` to the place behind all links up to it,
+   unlinking removed ones on the way; at most so many steps. False: the first
+   link has been removed, or there are more steps. */
+static bool list_seek(struct wane__link *start, uint64_t last, size_t steps,
+                      struct wane__place *out) {
+restart:
+  out->before = start;
+  out->at = wane__load_acquire(&start->next);
+  if ((out->at & WANE__LINK_REMOVED) != 0) {
+    return false;
+  }
+  while (out->at != 0) {
+    struct wane__link *link = (struct wane__link *)out->at;
+    uintptr_t next = wane__load_acquire(&link->next);
+    if (steps-- == 0) {
+      return false;
+    }
+    if ((next & WANE__LINK_REMOVED) != 0) {
+      uintptr_t expected = out->at;
+      if (!wane__cas(&out->before->next, &expected,
+                     next & ~WANE__LINK_REMOVED)) {
+        goto restart;
+      }
+      out->at = next & ~WANE__LINK_REMOVED;
+    } else if (wane__load_relaxed(&link->order) > last) {
+      break;
+    } else {
+      out->before = link;
+      out->at = next;
+    }
+  }
+  return true;
+}
+
+/* The same from the best place to start at. */
+static void table_seek(struct wane__table *table, uint64_t order, uint64_t last,
+                       struct wane__place *out) {
+  while (!list_seek(wane__table_start(table, order), last, SIZE_MAX, out)) {
+  }
+}
+
+void wane__table_place(struct wane__table *table, uint64_t order,
+                       struct wane__place *out) {
+  table_seek(table, order, order - 1, out);
+}
+
+/* ---- Sentinels ---- */
+
+static struct wane__link *index_sentinel(const struct wane__index *index,
+                                         uint64_t bucket) {
+  unsigned zeros = (unsigned)__builtin_ctzll(bucket);
+  return &index->segments[index->level - zeros - 1][bucket >> (zeros + 1)];
+}
+
+/* Takes a sentinel that is in the list out of it. */
+static void sentinel_remove(struct wane__table *table,
+                            struct wane__link *sentinel) {
+  uint64_t order = wane__load(&sentinel->order);
+  struct wane__place place;
+  wane__or(&sentinel->next, WANE__LINK_REMOVED);
+  table_seek(table, order, order, &place);
+}
+
+/* True if the table's index still has the segment that the sentinel is in. */
+static bool sentinel_is_current(struct wane__table *table,
+                                const struct wane__link *sentinel,
+                                size_t level) {
+  const struct wane__index *index = wane__load(&table->index);
+  return level <= index->level &&
+         (uintptr_t)sentinel - (uintptr_t)index->segments[level - 1] <
+             sizeof *sentinel << (level - 1);
+}
+
+/* Puts an unused sentinel in; false if somebody else does, or has. */
+static bool sentinel_make(struct wane__table *table,
+                          const struct wane__index *index, uint64_t bucket,
+                          struct wane__link *start) {
+  struct wane__link *sentinel = index_sentinel(index, bucket);
+  uint64_t order = bucket << (64 - index->level);
+  uint64_t unused = 0;
+  if (!wane__cas(&sentinel->order, &unused, order | WANE__ORDER_CLAIMED)) {
+    return false;
+  }
+  struct wane__place place;
+  uintptr_t expected;
+  do {
+    while (!list_seek(start, order, SIZE_MAX, &place)) {
+      start = &table->root; /* it was removed meanwhile: rare */
+    }
+    wane__store_relaxed(&sentinel->next, place.at);
+    expected = place.at;
+  } while (!wane__cas(&place.before->next, &expected, (uintptr_t)sentinel));
+  wane__store(&sentinel->order, order | WANE__ORDER_READY);
+  size_t level = index->level - (size_t)__builtin_ctzll(bucket);
+  if (!sentinel_is_current(table, sentinel, level)) {
+    sentinel_remove(table, sentinel);
+    return false;
+  }
+  return true;
+}
+
+static bool sentinel_is_ready(const struct wane__link *sentinel) {
+  return (wane__load_acquire(&sentinel->order) & WANE__ORDER_READY) != 0 &&
+         (wane__load_relaxed(&sentinel->next) & WANE__LINK_REMOVED) == 0;
+}
+
+/* The finest sentinel that is ready, after an attempt to make the best one. */
+struct wane__link *wane__table_start_slow(struct wane__table *table,
+                                          const struct wane__index *index,
+                                          uint64_t order) {
+  uint64_t best = order >> (64 - index->level);
+  uint64_t bucket = best;
+  struct wane__link *start = &table->root;
+  while ((bucket &= bucket - 1) != 0) {
+    if (sentinel_is_ready(index_sentinel(index, bucket))) {
+      start = index_sentinel(index, bucket);
+      break;
+    }
+  }
+  return sentinel_make(table, index, best, start) ? index_sentinel(index, best)
+                                                  : start;
+}
+
+/* ---- Counting, growing, shrinking ---- */
+
+size_t wane__table_count(const struct wane__table *table) {
+  const struct wane__table_cell *cells = wane__load_acquire(&table->cells);
+  int64_t count = wane__load_relaxed(&table->count);
+  for (unsigned i = 0; cells != NULL && i < CELLS; i++) {
+    count += wane__load_relaxed(&cells[i].count);
+  }
+  return count > 0 ? (size_t)count : 0;
+}
+
+/* Adds to the calling thread's count; true: time to look at the size. */
+static bool table_count_add(struct wane__table *table, int64_t change) {
+  struct wane__table_cell *cells = wane__load_acquire(&table->cells);
+  if (cells == NULL) {
+    wane__add_relaxed(&table->count, change);
+    return true;
+  }
+  struct wane__table_cell *cell =
+      &cells[((uintptr_t)wane__self >> 12) % CELLS];
+  int64_t count = wane__add_relaxed(&cell->count, change);
+  return count % CELL_LOOKS == 0;
+}
+
+static size_t index_bytes(size_t level) {
+  return sizeof(struct wane__index) + level * sizeof(struct wane__link *);
+}
+
+/* An index of another level, as far as it agrees with an old one. */
+static struct wane__index *index_new(const struct wane__index *old,
+                                     size_t level) {
+  size_t shared = old->level < level ? old->level : level;
+  struct wane__index *index =
+      wane__heap_alloc_fast(WANE__KIND_SCAN, index_bytes(level));
+  if (index == NULL) {
+    return NULL;
+  }
+  memcpy(index, old, index_bytes(shared));
+  index->level = level;
+  for (size_t n = shared; n < level; n++) {
+    index->segments[n] =
+        wane_alloc(((size_t)1 << n) * sizeof(struct wane__link));
+    if (index->segments[n] == NULL) {
+      return NULL;
+    }
+  }
+  return index;
+}
+
+/* From a certain size on, threads count apart. */
+static void table_split_count(struct wane__table *table) {
+  struct wane__table_cell *cells = wane_alloc_leaf(CELLS * sizeof *cells);
+  struct wane__table_cell *none = NULL;
+  if (cells != NULL) {
+    (void)wane__cas(&table->cells, &none, cells);
+  }
+}
+
+/* Without memory the table stays as it is, only slower: errno is kept. */
+static void table_grow(struct wane__table *table) {
+  struct wane__index *old = wane__load_acquire(&table->index);
+  if (wane__table_count(table) <= (size_t)1 << old->level ||
+      old->level == WANE__TABLE_LEVELS) {
+    return;
+  }
+  int saved = errno;
+  struct wane__index *fresh =
+      index_new(old, old->level < LEVEL_FIRST ? LEVEL_FIRST : old->level + 1);
+  if (fresh != NULL && wane__cas(&table->index, &old, fresh) &&
+      fresh->level >= LEVEL_CELLS && table->cells == NULL) {
+    table_split_count(table);
+  }
+  errno = saved;
+}
+
+static void table_shrink(struct wane__table *table) {
+  struct wane__index *old = wane__load_acquire(&table->index);
+  if (old->level <= LEVEL_SHRINKS ||
+      wane__table_count(table) >> (old->level - SHRINK_LOG2) != 0 ||
+      wane__load_acquire(&table->retired) != NULL) {
+    return;
+  }
+  int saved = errno;
+  size_t level = old->level;
+  struct wane__table_retired *retired =
+      wane__heap_alloc_fast(WANE__KIND_SCAN, sizeof *retired);
+  struct wane__index *fresh =
+      retired != NULL ? index_new(old, level - 1) : NULL;
+  if (fresh != NULL) {
+    *retired = (struct wane__table_retired){
+        .segment = old->segments[level - 1],
+        .count = (size_t)1 << (level - 1),
+        .level = level,
+    };
+    if (wane__cas(&table->index, &old, fresh)) {
+      wane__store(&table->retired, retired);
+    }
+  }
+  errno = saved;
+}
+
+/* Unlinks some sentinels of a retired segment, if there is one. */
+static void table_retire_some(struct wane__table *table) {
+  struct wane__table_retired *retired = wane__load_acquire(&table->retired);
+  if (WANE_LIKELY(retired == NULL)) {
+    return;
+  }
+  size_t first = wane__add(&retired->next, RETIRE_PORTION);
+  if (first >= retired->count) {
+    (void)wane__cas(&table->retired, &retired, NULL);
+    return;
+  }
+  size_t end = first + RETIRE_PORTION;
+  end = end < retired->count ? end : retired->count;
+  for (size_t i = first; i < end; i++) {
+    struct wane__link *sentinel = &retired->segment[i];
+    uint64_t order = 0;
+    /* nobody begins to put it in any more; whoever has begun removes it */
+    if (!wane__cas(&sentinel->order, &order, WANE__ORDER_CLAIMED) &&
+        (order & WANE__ORDER_READY) != 0) {
+      sentinel_remove(table, sentinel);
+    }
+  }
+}
+
+/* ---- Entries ---- */
+
+struct wane__entry *wane__table_entry_new(struct wane__table *table,
+                                          uint64_t order) {
+  struct wane__entry *entry =
+      table->mode == WANE__TABLE_STRONG
+          ? wane__heap_alloc_fast(WANE__KIND_SCAN,
+                                  offsetof(struct wane__entry, pair.wait))
+          : wane__typed_alloc(&table->type.type, 1);
+  if (entry != NULL) {
+    entry->link.order = order;
+  }
+  return entry;
+}
+
+bool wane__table_add(struct wane__table *table,
+                     const struct wane__place *place,
+                     struct wane__entry *entry) {
+  uintptr_t expected = place->at;
+  wane__store_relaxed(&entry->link.next, place->at);
+  WANE_CHECK(place->at == 0 || ((struct wane__link *)place->at)->order >=
+                                   entry->link.order,
+             "INV-table-2: an entry goes before those of its order");
+  if (!wane__cas(&place->before->next, &expected, (uintptr_t)entry)) {
+    return false;
+  }
+  if (table_count_add(table, 1)) {
+    table_grow(table);
+  }
+  table_retire_some(table);
+  return true;
+}
+
+void wane__table_remove(struct wane__table *table, struct wane__entry *entry) {
+  struct wane__place place;
+  wane__or(&entry->link.next, WANE__LINK_REMOVED);
+  table_seek(table, entry->link.order, entry->link.order, &place);
+  if (table_count_add(table, -1)) {
+    table_shrink(table);
+  }
+  table_retire_some(table);
+}
+
+/* A sweep has cleared the entry; nothing may be allocated here. If its value
+   was WANE__GONE before, its remover sees to it. */
+static void table_entry_cleared(const struct wane__ephemeron_type *type,
+                                void *object) {
+  struct wane__table *table =
+      (struct wane__table *)((char *)type - offsetof(struct wane__table, type));
+  struct wane__entry *entry = object;
+  struct wane__place place;
+  wane__or(&entry->link.next, WANE__LINK_REMOVED);
+  struct wane__link *start = wane__table_start(table, entry->link.order);
+  (void)list_seek(start, entry->link.order, CLEAR_STEPS, &place);
+  (void)table_count_add(table, -1);
+}

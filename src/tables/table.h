@@ -1,0 +1,196 @@
+/*
+ * The hash table below maps and uniques: one sorted list of all entries, and
+ * an index of places in it to begin at (Shalev, Shavit: Split-ordered lists,
+ * lock-free extensible hash tables, 2006; the list is Michael's: High
+ * performance dynamic lock-free hash tables and list-based sets, 2002).
+ *
+ * The list is sorted by `order`, 64 mixed bits of the hash of which the lowest
+ * three are ones. At level n the table has 2^n buckets, and an entry belongs to
+ * the bucket that the n highest bits of its order tell. Where a bucket begins
+ * there is a sentinel in the list, whose order has only zeros after those bits.
+ * So when the table grows by a level nothing moves: each bucket is split by one
+ * more sentinel. Sentinels are put in when their bucket is first used; until
+ * then, searches begin at the next coarser one. Those that a level adds lie in
+ * one array, its segment.
+ *
+ *   struct wane__table -> struct wane__index (level, segments)
+ *                              |
+ *                segments[n-1]: sentinel | sentinel | ...    2^(n-1) of level n
+ *                                  |
+ *   root ---> entry ---> entry ---> sentinel ---> entry ---> ...
+ *
+ * All links change by compare-and-swap only, no thread ever waits for another,
+ * and no lock is held when a key is compared. What makes that simple is the
+ * heap: an entry's memory is not used again while anybody holds its address,
+ * so a compare-and-swap cannot be fooled.
+ *
+ * An entry comes to the list in front of all others of its order. Whoever adds
+ * one has seen that the key is not among these, and the one link that the
+ * addition changes is the same for all of them: if it still is as it was, no
+ * other of this order has come. So no key is there twice (INV-table-1).
+ *
+ * An entry is out when its value is WANE__GONE, by a compare-and-swap of the
+ * value, which also decides between those who change, compare and delete.
+ * After that its link is frozen (bit 0 is set: nothing can be added behind it)
+ * and it is unlinked, by its remover or by whoever comes along.
+ *
+ * A reader walks the links and looks at neither bit nor neighbours. It finds
+ * every entry that is there all the time: links lead forward only, a frozen
+ * one to what followed when it was frozen, and entries that are added in front
+ * of their equals are behind one that walks there. For the same reason a
+ * walk over the whole table shows no key twice.
+ *
+ * Weak entries are ephemerons (mark/ephemeron.h). When a sweep clears one, it
+ * takes it out in the same manner (table_entry_cleared), with a limit on the
+ * steps it takes: what is frozen and still linked is unlinked by later calls.
+ *
+ * Shrinking drops the finest level. Its sentinels are unlinked little by little
+ * by those who add and remove entries. One that is removed is not begun at; one
+ * that its maker links late is removed by the maker, who looks at the index
+ * again afterwards.
+ *
+ * INV-table-1: of the entries that are not out, no two have equal keys.
+ * INV-table-2: the list is sorted; a sentinel comes before all entries of its
+ *   bucket.
+ * INV-table-3: a link with bit 0 set never changes again.
+ */
+#ifndef WANE_TABLES_TABLE_H
+#define WANE_TABLES_TABLE_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "../base/atomic.h"
+#include "../base/attr.h"
+#include "../mark/ephemeron.h"
+
+/* What a table does to keep its entries' words. */
+enum wane__table_mode {
+  WANE__TABLE_STRONG,      /* both kept */
+  WANE__TABLE_WEAK_KEYS,   /* the value as long as the key lives */
+  WANE__TABLE_WEAK_VALUES, /* the key as long as the value lives */
+  WANE__TABLE_WEAK_BOTH,
+};
+
+#define WANE__LINK_REMOVED ((uintptr_t)1)
+#define WANE__ORDER_ENTRY 7u    /* in all orders of entries */
+#define WANE__ORDER_CLAIMED 2u  /* a sentinel that somebody puts in */
+#define WANE__ORDER_READY 4u    /* or that is in */
+#define WANE__TABLE_LEVELS 40u
+
+struct wane__link {
+  uintptr_t next; /* of the next link, 0 at the end; bit 0: removed */
+  uint64_t order; /* entry: const; sentinel: 0 if unused */
+};
+
+/* Strong ones are allocated without pair.wait. The key is pair.weak, the value
+   pair.held; the other way round if values are weak. */
+struct wane__entry {
+  struct wane__link link;
+  struct wane__pair pair;
+};
+
+/* Const once it is in use. */
+struct wane__index {
+  size_t level;
+  struct wane__link *segments[]; /* of level 1 and up */
+};
+
+struct wane__table_cell {
+  int64_t count;
+  char unused[WANE_CACHE_LINE - sizeof(int64_t)];
+};
+
+/* A segment whose sentinels are to be unlinked. */
+struct wane__table_retired {
+  struct wane__link *segment;
+  size_t count;
+  size_t next; /* atomic */
+  size_t level;
+};
+
+/* A managed object. */
+struct wane__table {
+  struct wane__link root;
+  struct wane__index *index; /* atomic */
+  enum wane__table_mode mode;
+  int64_t count;                       /* less cells. atomic */
+  struct wane__table_cell *cells;      /* or NULL. atomic */
+  struct wane__table_retired *retired; /* or NULL. atomic */
+  struct wane__ephemeron_type type;    /* of weak entries */
+};
+
+/* NULL with ENOMEM. */
+struct wane__table *wane__table_new(enum wane__table_mode mode);
+
+/* Makes an order of a hash. */
+WANE_INLINE uint64_t wane__table_order(uint64_t hash) {
+  return hash | WANE__ORDER_ENTRY;
+}
+
+struct wane__link *wane__table_start_slow(struct wane__table *table,
+                                          const struct wane__index *index,
+                                          uint64_t order);
+
+/* Where to begin to look for an order. */
+WANE_INLINE struct wane__link *wane__table_start(struct wane__table *table,
+                                                 uint64_t order) {
+  const struct wane__index *index = wane__load_acquire(&table->index);
+  size_t level = index->level;
+  uint64_t bucket = level != 0 ? order >> (64 - level) : 0;
+  if (WANE_UNLIKELY(bucket == 0)) {
+    return &table->root;
+  }
+  unsigned zeros = (unsigned)__builtin_ctzll(bucket);
+  struct wane__link *start =
+      &index->segments[level - zeros - 1][bucket >> (zeros + 1)];
+  /* pairs with the release of what made it ready */
+  if (WANE_LIKELY((wane__load_acquire(&start->order) & WANE__ORDER_READY) &&
+                  !(wane__load_relaxed(&start->next) & WANE__LINK_REMOVED))) {
+    return start;
+  }
+  return wane__table_start_slow(table, index, order);
+}
+
+/* What follows a link, removed or not. */
+WANE_INLINE struct wane__link *wane__link_next(const struct wane__link *link) {
+  return (struct wane__link *)(wane__load_acquire(&link->next) &
+                               ~WANE__LINK_REMOVED);
+}
+
+/* For readers: the first link of at least that order, or NULL. */
+WANE_INLINE struct wane__link *wane__table_first(struct wane__table *table,
+                                                 uint64_t order) {
+  struct wane__link *link = wane__link_next(wane__table_start(table, order));
+  while (link != NULL && wane__load_relaxed(&link->order) < order) {
+    link = wane__link_next(link);
+  }
+  return link;
+}
+
+WANE_INLINE bool wane__link_is_entry(const struct wane__link *link) {
+  return (wane__load_relaxed(&link->order) & 1) != 0;
+}
+
+/* The place for a new entry: between two links. */
+struct wane__place {
+  struct wane__link *before;
+  uintptr_t at; /* what follows, or 0 */
+};
+void wane__table_place(struct wane__table *table, uint64_t order,
+                       struct wane__place *out);
+
+/* A new entry, in no list; its words are 0. NULL with ENOMEM. */
+struct wane__entry *wane__table_entry_new(struct wane__table *table,
+                                          uint64_t order);
+/* Puts an entry in; false if the place is not as it was. */
+bool wane__table_add(struct wane__table *table,
+                     const struct wane__place *place,
+                     struct wane__entry *entry);
+/* Takes one out whose value the caller has set to WANE__GONE. */
+void wane__table_remove(struct wane__table *table, struct wane__entry *entry);
+
+size_t wane__table_count(const struct wane__table *table);
+
+#endif
