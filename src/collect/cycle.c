@@ -142,7 +142,11 @@ static void cycle_stopped(void *arg) {
   if (wane__options.check != 0) {
     wane__check_stw();
   }
-  wane__store_relaxed(&wane__heap_meter.live_bytes, totals.bytes);
+  /* entries of tables whose keys died are garbage, if only for the next cycle:
+     were they to count as live, a table would let the heap grow by them, and
+     grow with it */
+  wane__store_relaxed(&wane__heap_meter.live_bytes,
+                      totals.bytes - totals.waiting_bytes);
   wane__pace_set_trigger();
   wane__resume_world();
   uint64_t end = wane__os_now_ns();

@@ -15,6 +15,7 @@
 #include "../base/check.h"
 #include "../heap/hooks.h"
 #include "../special/death.h"
+#include "../special/ephemeron.h"
 #include "../special/queue.h"
 #include "../special/runner.h"
 #include "cycle.h"
@@ -55,6 +56,7 @@ static void shutdown_queue_all(void) {
   wane__sweep_finish_records();
   shutdown_each(SHUTDOWN_WAITING, shutdown_note);
   wane__death_of_all(WANE__SORT_WEAK);
+  wane__ephemerons_clear_all();
   wane__death_of_all(WANE__SORT_FINALIZER);
   shutdown_each(SHUTDOWN_FINALIZERS, shutdown_note);
   wane__death_of_all(WANE__SORT_CLEANUP);

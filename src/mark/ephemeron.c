@@ -80,17 +80,24 @@ static uintptr_t *chain_of(const struct wane__waiting *waiting,
       ->chains[slot->mark - wane__block_marks(waiting->group)];
 }
 
+void wane__ephemeron_put_aside(uintptr_t object, struct wane__pair *pair) {
+  uintptr_t free = 0;
+  if (wane__cas(&pair->wait, &free, WANE__WAIT_LAST)) {
+    chain_push(&ephemerons.aside, object, pair);
+  }
+}
+
 enum wane__wait wane__ephemeron_wait(uintptr_t object, struct wane__pair *pair,
                                      const struct wane__found *slot) {
   uintptr_t free = 0;
   if (!wane__cas(&pair->wait, &free, WANE__WAIT_LAST)) {
-    return WANE__WAIT_DONE; /* another marker scans it, too */
+    return WANE__WAIT_ELSEWHERE;
   }
   struct wane__block *group = wane__block_at(wane__head_start(slot->head));
   struct wane__waiting *waiting = wane__load_acquire(&group->waiting);
   if (waiting == NULL && (waiting = waiting_new(group)) == NULL) {
     chain_push(&ephemerons.aside, object, pair);
-    return WANE__WAIT_DONE;
+    return WANE__WAIT_ELSEWHERE;
   }
   waiting_set_fresh(waiting);
   chain_push(chain_of(waiting, slot), object, pair);
@@ -111,7 +118,9 @@ uintptr_t wane__ephemeron_take(const struct wane__found *slot) {
 }
 
 /* Calls wake for all of a chain; they may come to wait again. */
-static void chain_wake(uintptr_t *chain, void (*wake)(uintptr_t object)) {
+static void chain_wake(uintptr_t *chain,
+                       void (*wake)(uintptr_t object, bool has_waited)) {
+  bool has_waited = chain != &ephemerons.aside;
   uintptr_t object = wane__exchange(chain, 0);
   while (object != 0) {
     struct wane__found found = wane__block_slot_of(object);
@@ -119,13 +128,14 @@ static void chain_wake(uintptr_t *chain, void (*wake)(uintptr_t object)) {
         wane__ephemeron_type_of(wane__found_type(&found));
     uintptr_t next =
         wane__ephemeron_unchain(wane__ephemeron_pair(type, object));
-    wake(object);
+    wake(object, has_waited);
     object = next;
   }
 }
 
 void wane__ephemerons_settle_stw(unsigned markers,
-                                 void (*wake)(uintptr_t object)) {
+                                 void (*wake)(uintptr_t object,
+                                              bool has_waited)) {
   struct wane__waiting *waiting = wane__exchange(&ephemerons.fresh, NULL);
   while (waiting != NULL) {
     struct wane__waiting *next = waiting->next_fresh;
@@ -147,8 +157,8 @@ void wane__ephemeron_clear(uintptr_t object, struct wane__pair *pair) {
   struct wane__found found = wane__block_slot_of(object);
   const struct wane__ephemeron_type *type =
       wane__ephemeron_type_of(wane__found_type(&found));
-  WANE_CHECK(*found.mark == wane__arena.colour,
-             "INV-ephemeron-2: what waits for a dead object is marked");
+  WANE_CHECK(*found.mark != 0,
+             "INV-ephemeron-2: what waits for a dead object is alive");
   wane__store_relaxed(&pair->weak, WANE__GONE);
   wane__store_relaxed(&pair->held, WANE__GONE);
   if (type->on_cleared != NULL) {
@@ -156,7 +166,8 @@ void wane__ephemeron_clear(uintptr_t object, struct wane__pair *pair) {
   }
 }
 
-static void ephemeron_clear_aside(uintptr_t object) {
+static void ephemeron_clear_aside(uintptr_t object, bool has_waited) {
+  (void)has_waited;
   struct wane__found found = wane__block_slot_of(object);
   wane__ephemeron_clear(
       object, wane__ephemeron_pair(

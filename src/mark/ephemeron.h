@@ -26,13 +26,14 @@
  * groups that got a chain since the last time; what they wake begins another
  * round.
  *
- * Without memory for an array an ephemeron is put aside, and looked at again
- * after each round; what is left of these at the end is cleared in the stop.
+ * Without memory for an array, or room on the marker's stack, an ephemeron is
+ * put aside and looked at again after each round; what is left of these at the
+ * end is cleared in the stop.
  *
  * INV-ephemeron-1: when marking is complete, each marked ephemeron whose weak
  *   word has an unmarked object is on the chain of that object's slot.
- * INV-ephemeron-2: while a group is not swept its chains hold marked
- *   ephemerons only, all of which it clears.
+ * INV-ephemeron-2: while a group is not swept its chains hold only ephemerons
+ *   that are alive: marked, or dead with a finalizer, which brings them back.
  */
 #ifndef WANE_MARK_EPHEMERON_H
 #define WANE_MARK_EPHEMERON_H
@@ -60,6 +61,7 @@ struct wane__ephemeron_type {
                             itself if it is managed */
   uint32_t pair_offset;
   bool is_both_weak; /* held is not marked either, and counts as weak */
+  uint32_t cleared_bytes; /* memory that clearing one makes garbage */
   /* The ephemeron has been cleared by a sweep: guarded, or on a thread of the
      library; stripe held. Or STW. May be NULL. */
   void (*on_cleared)(const struct wane__ephemeron_type *type, void *object);
@@ -103,20 +105,25 @@ uintptr_t wane__ephemeron_unchain(struct wane__pair *pair);
 
 enum wane__wait {
   WANE__WAIT_DONE,
-  WANE__WAIT_MARKED, /* the slot is marked: take its chain */
+  WANE__WAIT_MARKED,    /* it does, but the slot is marked: take its chain */
+  WANE__WAIT_ELSEWHERE, /* another marker scans it, too; or it is put aside */
 };
 
 /* Makes an ephemeron wait for an unmarked slot. Markers, STW. */
 enum wane__wait wane__ephemeron_wait(uintptr_t object, struct wane__pair *pair,
                                      const struct wane__found *slot);
 
+/* It is looked at again between rounds. Markers, STW. */
+void wane__ephemeron_put_aside(uintptr_t object, struct wane__pair *pair);
+
 /* Takes the chain of a slot; 0: there is none. Markers, STW. */
 uintptr_t wane__ephemeron_take(const struct wane__found *slot);
 
 /* Between rounds: calls wake for each ephemeron that must be looked at again,
-   out of its chain. STW. */
+   out of its chain; has_waited: it was not merely put aside. STW. */
 void wane__ephemerons_settle_stw(unsigned markers,
-                                 void (*wake)(uintptr_t object));
+                                 void (*wake)(uintptr_t object,
+                                              bool has_waited));
 
 /* After the last round: clears those that were put aside. Returns how many
    groups have chains. STW. */

@@ -57,6 +57,7 @@ struct marker {
   uint64_t objects;
   uint64_t bytes;
   uint64_t cpu_ns;
+  uint64_t waiting_bytes; /* of entries that wait, less those woken */
   bool overflowed;
 
   struct wane__lock share_lock WANE_ALIGNED(WANE_CACHE_LINE);
@@ -193,15 +194,6 @@ static WANE_SCANS_MEMORY void marker_scan_typed(struct marker *m,
   }
 }
 
-static void marker_add(struct marker *m, const struct mark_view *view,
-                       uintptr_t word) {
-  if (!marker_has_room(m, 1)) {
-    m->overflowed = true;
-    return;
-  }
-  m->top = mark_push(m->top, view, word);
-}
-
 /* True if the word points behind the end of a large or typed object. */
 static bool mark_is_beyond(uintptr_t word, const struct wane__found *found) {
   return WANE_UNLIKELY((found->head & MARK_HEAD_BOUNDED) != 0) &&
@@ -230,12 +222,19 @@ static bool marker_scan_pair(struct marker *m, const struct mark_view *view,
   if (weak == WANE__GONE || held == WANE__GONE) {
     return false;
   }
+  if (!marker_has_room(m, 1)) {
+    wane__ephemeron_put_aside(object, pair);
+    return false;
+  }
   if (mark_is_unmarked(view, weak, out) ||
       (type->is_both_weak && mark_is_unmarked(view, held, out))) {
-    return wane__ephemeron_wait(object, pair, out) == WANE__WAIT_MARKED;
+    enum wane__wait wait = wane__ephemeron_wait(object, pair, out);
+    m->waiting_bytes +=
+        wait != WANE__WAIT_ELSEWHERE ? type->cleared_bytes : 0;
+    return wait == WANE__WAIT_MARKED;
   }
   if (!type->is_both_weak) {
-    marker_add(m, view, held);
+    m->top = mark_push(m->top, view, held);
   }
   return false;
 }
@@ -250,6 +249,7 @@ static WANE_NOINLINE void marker_wake(struct marker *m,
     const struct wane__ephemeron_type *type =
         wane__ephemeron_type_of(wane__found_type(&found));
     object = wane__ephemeron_unchain(wane__ephemeron_pair(type, object));
+    m->waiting_bytes -= type->cleared_bytes;
     struct wane__found other;
     if (marker_scan_pair(m, view, found.base, type, &other)) {
       marker_wake(m, view, &other);
@@ -262,7 +262,11 @@ static void marker_scan_ephemeron(struct marker *m,
                                   uintptr_t object,
                                   const struct wane__ephemeron_type *type) {
   struct wane__found slot;
-  marker_add(m, view, (uintptr_t)type);
+  if (marker_has_room(m, 1)) {
+    m->top = mark_push(m->top, view, (uintptr_t)type);
+  } else {
+    m->overflowed = true;
+  }
   if (marker_scan_pair(m, view, object, type, &slot)) {
     marker_wake(m, view, &slot);
   }
@@ -740,13 +744,20 @@ static void mark_add_ephemeron(uintptr_t object, const struct wane_type *type) {
   const struct wane__ephemeron_type *ephemeron = wane__ephemeron_type_of(type);
   if (ephemeron != NULL) {
     struct mark_view view = mark_view_now();
+    if (!marker_has_room(markers[0], 1)) {
+      marker_drain(markers[0]);
+    }
     marker_scan_ephemeron(markers[0], &view, object, ephemeron);
   }
 }
 
-static void mark_wake_ephemeron(uintptr_t object) {
+static void mark_wake_ephemeron(uintptr_t object, bool has_waited) {
   struct wane__found found = wane__block_slot_of(object);
-  mark_add_ephemeron(object, wane__found_type(&found));
+  const struct wane_type *type = wane__found_type(&found);
+  if (has_waited) {
+    markers[0]->waiting_bytes -= wane__ephemeron_type_of(type)->cleared_bytes;
+  }
+  mark_add_ephemeron(object, type);
 }
 
 WANE_SCANS_MEMORY void
@@ -767,6 +778,8 @@ wane__mark_add_fields_stw(const struct wane__found *object) {
                        object);
       }
     }
+  }
+  if (type != NULL) {
     mark_add_ephemeron(object->base, type);
   }
 }
@@ -827,8 +840,9 @@ void wane__mark_all_stw(unsigned active, struct wane__mark_totals *totals) {
     totals->objects += m->objects;
     totals->bytes += m->bytes;
     totals->cpu_ns += m->cpu_ns;
+    totals->waiting_bytes += m->waiting_bytes;
     totals->helpers_cpu_ns += i != 0 ? m->cpu_ns : 0;
-    m->objects = m->bytes = m->cpu_ns = 0;
+    m->objects = m->bytes = m->cpu_ns = m->waiting_bytes = 0;
     marker_release(m);
   }
 }

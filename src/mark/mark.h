@@ -44,6 +44,7 @@ struct wane__mark_totals {
   uint64_t bytes;          /* of marked slots */
   uint64_t cpu_ns;         /* of all markers */
   uint64_t helpers_cpu_ns; /* of all but the calling thread */
+  uint64_t waiting_bytes;  /* of table entries to be cleared; among bytes */
   unsigned markers;
   unsigned rescans; /* of the heap, after overflow */
 };

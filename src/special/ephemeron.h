@@ -41,6 +41,10 @@
    caller owns the group, which is unswept. */
 void wane__ephemerons_sweep(struct wane__block *group);
 
+/* Clears all whose weak word might die, as if it had: for shutdown. Cycle lock
+   held, everything swept; not guarded. */
+void wane__ephemerons_clear_all(void);
+
 /* Both words of a live pair; false if it is gone. Guarded. */
 WANE_INLINE bool wane__pair_read(const struct wane__pair *pair,
                                  bool is_both_weak, uintptr_t *weak,

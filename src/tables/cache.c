@@ -1,15 +1,14 @@
 /*
- * wane_cache_*: a map of weak values (tables/map.c), the values used last
- * (tables/recent.h), and the creations under way.
+ * wane_cache_*: a table (table.h) of weak values, the values used last
+ * (recent.h), and the creations under way.
  *
- * The map's keys are struct cache_key: what is asked for, and in the cache's
- * own ones the bytes and the time of use besides. An entry keeps its key as
- * long as its value lives, so all of that goes together.
+ * An entry keeps its key, a struct cache_key, as long as its value lives: the
+ * bytes and the time of use go with the value.
  *
  * A miss becomes a flight: an object on the cache's list that stands for the
  * key while create runs. Whoever misses looks there first, and waits for a
  * flight of his key on a futex in it. A flight ends in this order: its value
- * goes into the map, it leaves the list, those who wait are woken. So there is
+ * goes into the table, it leaves the list, those who wait are woken. So there is
  * one flight of a key at a time, and whoever comes later finds the value.
  * (Singleflight, as groupcache has it.)
  *
@@ -41,16 +40,24 @@
 #include "../collect/fork.h"
 #include "../heap/heap.h"
 #include "../heap/hooks.h"
+#include "../special/ephemeron.h"
 #include "hash.h"
-#include "map.h"
 #include "recent.h"
+#include "table.h"
 
 struct cache_key {
+  size_t size;
+  struct wane__recent_item item;
+  _Alignas(16) unsigned char bytes[]; /* scanned, so that what they point to
+                                         lives as long as the value */
+};
+
+/* What a call asks for. */
+struct asked {
+  struct wane__context *self;
   const void *bytes;
   size_t size;
-  /* of the cache's own keys only */
-  struct wane__recent_item item;
-  _Alignas(16) unsigned char copy[];
+  uint64_t order;
 };
 
 struct flight {
@@ -68,7 +75,7 @@ struct flight {
 
 struct wane_cache {
   struct wane_cache_config config; /* const */
-  struct wane_map *map;            /* const */
+  struct wane__table *table;       /* const */
   struct flight *flights;          /* lock: recent.lock */
   struct wane__recent recent;
 };
@@ -76,30 +83,80 @@ struct wane_cache {
 /* The innermost flight whose create the calling thread is in. */
 static WANE_TLS struct flight *flight_self;
 
-static uint64_t key_hash(const void *key) {
-  const struct cache_key *k = key;
-  return wane__hash_bytes(k->bytes, k->size);
+/* ---- Keys and entries ---- */
+
+WANE_INLINE bool key_is_asked(const struct cache_key *key,
+                              const struct asked *asked) {
+  return key->size == asked->size &&
+         memcmp(key->bytes, asked->bytes, asked->size) == 0;
 }
 
-static bool key_equal(const void *a, const void *b) {
-  const struct cache_key *x = a;
-  const struct cache_key *y = b;
-  return x->size == y->size && memcmp(x->bytes, y->bytes, x->size) == 0;
+static struct cache_key *key_new(const struct asked *asked) {
+  struct cache_key *key = wane_new_flex(struct cache_key, bytes, asked->size);
+  if (key != NULL) {
+    key->size = asked->size;
+    memcpy(key->bytes, asked->bytes, asked->size);
+  }
+  return key;
 }
 
-static const struct wane_map_ops cache_ops = {key_hash, key_equal};
+/* The living value of an entry, if its key is the one asked for. */
+WANE_INLINE void *entry_match(const struct asked *asked,
+                              const struct wane__entry *entry,
+                              struct cache_key **key) {
+  uintptr_t value;
+  uintptr_t held;
+  wane__guard_enter(asked->self);
+  bool lives = wane__pair_read(&entry->pair, false, &value, &held);
+  if (!lives) {
+    value = held = 0;
+  }
+  __asm__ volatile("" : : "r"(value), "r"(held) : "memory");
+  wane__guard_leave(asked->self); /* may stop here: both are in registers */
+  __asm__ volatile("" : : "r"(value), "r"(held) : "memory");
+  *key = (struct cache_key *)held;
+  return lives && key_is_asked(*key, asked) ? (void *)value : NULL;
+}
 
-/* The bytes are scanned: while the value lives, what they point to does. */
-static struct cache_key *key_copy(const struct cache_key *key) {
-  struct cache_key *copy =
-      wane_new_flex(struct cache_key, copy, key->size);
-  if (copy == NULL) {
+WANE_INLINE void *cache_find_from(const struct asked *asked,
+                                  const struct wane__link *link,
+                                  struct cache_key **key) {
+  while (link != NULL && wane__load_relaxed(&link->order) == asked->order) {
+    void *value =
+        entry_match(asked, (const struct wane__entry *)link, key);
+    if (value != NULL) {
+      return value;
+    }
+    link = wane__link_next(link);
+  }
+  return NULL;
+}
+
+WANE_INLINE void *cache_find(struct wane_cache *c, const struct asked *asked,
+                             struct cache_key **key) {
+  return cache_find_from(asked, wane__table_first(c->table, asked->order), key);
+}
+
+/* Adds an entry for a key that has none, or finds the one that it has got.
+   NULL with ENOMEM. */
+static void *cache_add(struct wane_cache *c, const struct asked *asked,
+                       struct cache_key *key, void *value) {
+  struct wane__entry *entry = wane__table_entry_new(c->table, asked->order);
+  if (entry == NULL) {
     return NULL;
   }
-  memcpy(copy->copy, key->bytes, key->size);
-  copy->bytes = copy->copy;
-  copy->size = key->size;
-  return copy;
+  wane__store_relaxed(&entry->pair.held, (uintptr_t)key);
+  wane__store_relaxed(&entry->pair.weak, (uintptr_t)value);
+  for (;;) {
+    struct wane__place place;
+    struct cache_key *other;
+    wane__table_place(c->table, asked->order, &place);
+    void *found = cache_find_from(
+        asked, (const struct wane__link *)place.at, &other);
+    if (found != NULL || wane__table_add(c->table, &place, entry)) {
+      return found != NULL ? found : value;
+    }
+  }
 }
 
 WANE_PUBLIC struct wane_cache *
@@ -116,8 +173,8 @@ wane_cache_new(const struct wane_cache_config *config) {
   c->config = *config;
   c->recent.lock = wane__stripe_of(wane__group_of(&found));
   c->recent.limit = config->keep_recent;
-  c->map = wane_map_new(&cache_ops, WANE_WEAK_VALUES);
-  return c->map != NULL ? c : NULL;
+  c->table = wane__table_new(WANE__TABLE_WEAK_VALUES);
+  return c->table != NULL ? c : NULL;
 }
 
 /* ---- Flights ---- */
@@ -155,13 +212,14 @@ static bool flight_has_vanished(const struct flight *flight) {
 /* The flight of an equal key; if there is none, NULL, and `fresh` is it from
    now on. */
 static struct flight *flight_find_or_add(struct wane_cache *c,
+                                         const struct asked *asked,
                                          struct flight *fresh) {
   struct flight *found = NULL;
   struct wane__context *self = cache_lock(c);
   for (struct flight **at = &c->flights; *at != NULL;) {
     if (flight_has_vanished(*at)) {
       *at = (*at)->next;
-    } else if (key_equal((*at)->key, fresh->key)) {
+    } else if (key_is_asked((*at)->key, asked)) {
       found = *at;
       break;
     } else {
@@ -243,23 +301,27 @@ static void *flight_create(struct flight *flight) {
 }
 
 /* Runs create, unless another flight has ended since the miss. */
-static void *flight_run(struct flight *flight) {
+static void *flight_run(struct flight *flight, struct asked *asked) {
   struct wane_cache *c = flight->cache;
-  const void *own_key;
-  void *value;
+  struct cache_key *own_key;
   int saved = errno;
   flight->outer = flight_self;
-  flight->outermost =
-      flight_self != NULL ? flight_self->outermost : flight;
+  flight->outermost = flight_self != NULL ? flight_self->outermost : flight;
   flight_self = flight;
-  if (wane__map_load_entry(c->map, flight->key, &own_key, &value)) {
+  void *value = cache_find(c, asked, &own_key);
+  if (value != NULL) {
     flight_end(flight, value, 0);
     return value;
   }
   value = flight_create(flight);
   int error = errno;
+  asked->self = wane__attach(); /* create may have forked */
+  if (asked->self == NULL) {
+    value = NULL;
+    error = ENOMEM;
+  }
   if (value != NULL) {
-    value = wane_map_load_or_store(c->map, flight->key, value, NULL);
+    value = cache_add(c, asked, flight->key, value);
     error = ENOMEM; /* if that failed */
   }
   if (value != NULL) {
@@ -271,21 +333,19 @@ static void *flight_run(struct flight *flight) {
 }
 
 static WANE_NOINLINE void *cache_miss(struct wane_cache *c,
-                                      const struct cache_key *key) {
+                                      struct asked *asked) {
   struct flight *fresh = wane_new(struct flight);
-  if (fresh == NULL) {
+  struct cache_key *key = fresh != NULL ? key_new(asked) : NULL;
+  if (key == NULL) {
     return NULL;
   }
   fresh->cache = c;
+  fresh->key = key;
   fresh->fork_count = wane__fork_count;
   fresh->outermost = fresh;
-  fresh->key = key_copy(key);
-  if (fresh->key == NULL) {
-    return NULL;
-  }
-  struct flight *other = flight_find_or_add(c, fresh);
+  struct flight *other = flight_find_or_add(c, asked, fresh);
   if (other == NULL) {
-    return flight_run(fresh);
+    return flight_run(fresh, asked);
   }
   void *value = flight_wait(other);
   if (value == NULL) {
@@ -300,12 +360,17 @@ WANE_PUBLIC WANE_HOT void *wane_cache_get(struct wane_cache *c, const void *key,
   if (WANE_UNLIKELY(c == NULL || (key == NULL && key_size != 0))) {
     wane__fatal("wane_cache_get", "%s is NULL", c == NULL ? "the cache" : "key");
   }
-  struct cache_key asked = {.bytes = key_size != 0 ? key : "",
-                            .size = key_size};
-  const void *own_key;
-  void *value;
-  if (WANE_LIKELY(wane__map_load_entry(c->map, &asked, &own_key, &value))) {
-    wane__recent_use(&c->recent, &((struct cache_key *)own_key)->item, value);
+  struct asked asked = {.self = wane__attach(),
+                        .bytes = key_size != 0 ? key : "",
+                        .size = key_size};
+  asked.order = wane__table_order(wane__hash_bytes(asked.bytes, key_size));
+  if (WANE_UNLIKELY(asked.self == NULL)) {
+    return NULL;
+  }
+  struct cache_key *own_key;
+  void *value = cache_find(c, &asked, &own_key);
+  if (WANE_LIKELY(value != NULL)) {
+    wane__recent_use(&c->recent, &own_key->item, value);
   } else {
     value = cache_miss(c, &asked);
   }
@@ -319,5 +384,5 @@ WANE_PUBLIC size_t wane_cache_count(struct wane_cache *c) {
   if (c == NULL) {
     wane__fatal("wane_cache_count", "the cache is NULL");
   }
-  return wane_map_count(c->map);
+  return wane__table_count(c->table);
 }

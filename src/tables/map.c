@@ -11,7 +11,7 @@
  * read and changed only in guarded sections that find them alive; keys are
  * compared outside of these, held by the comparing thread.
  */
-#include "map.h"
+#include "../../include/wane/map.h"
 
 #include <errno.h>
 
@@ -260,18 +260,6 @@ WANE_PUBLIC WANE_HOT bool wane_map_load(struct wane_map *m, const void *key,
   uintptr_t own;
   bool found = entry_find(&call, &own, &word) != NULL;
   out_value(value, found, word);
-  call_end(&call, word);
-  return found;
-}
-
-bool wane__map_load_entry(struct wane_map *m, const void *key,
-                          const void **own_key, void **value) {
-  struct call call = call_begin("wane_map_load", m, key);
-  uintptr_t word = 0;
-  uintptr_t own = 0;
-  bool found = entry_find(&call, &own, &word) != NULL;
-  *own_key = (const void *)own;
-  *value = (void *)word;
   call_end(&call, word);
   return found;
 }

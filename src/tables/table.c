@@ -45,6 +45,7 @@ struct wane__table *wane__table_new(enum wane__table_mode mode) {
                .pointer_offsets = entry_pointers},
       .pair_offset = offsetof(struct wane__entry, pair),
       .is_both_weak = mode == WANE__TABLE_WEAK_BOTH,
+      .cleared_bytes = sizeof(struct wane__entry) + sizeof(struct wane_type *),
       .on_cleared = table_entry_cleared,
   };
   return table;
