@@ -54,6 +54,7 @@ static struct wane__context *fork_self;
 static bool fork_pending;
 
 uint32_t wane__fork_count;
+const struct wane__context *wane__fork_survivor;
 
 static void fork_child(void) {
   wane__fork_count++;
@@ -64,6 +65,7 @@ static void fork_child(void) {
     fork_self = wane__self;
     wane__self = &wane__no_context; /* the next slow path will settle */
   }
+  wane__fork_survivor = fork_self;
   wane__threads_fork_child(fork_self);
   wane__lock_reset(&wane__threads_lock);
   wane__cycle_fork_child();

@@ -19,10 +19,10 @@
  *
  * Mark bytes: one for each slot, dense per group, outside the arena. 0 is a
  * free slot, anything else a colour (and, from marking to sweep, perhaps the
- * bit WANE__MARK_AWAITED beside the old one). There are two colours, and the current
- * one changes at the start of each cycle, so that nothing need be cleared:
- * after marking, a byte of the other colour is a dead object. One more byte
- * behind the last slot stays 0 for addresses in the unused end of a group.
+ * bit WANE__MARK_AWAITED beside the old one). There are two colours, and the
+ * current one changes at the start of each cycle, so that nothing need be
+ * cleared: after marking, a byte of the other colour is a dead object. One more
+ * byte behind the last slot stays 0 for addresses in the unused end of a group.
  *
  * INV-block-1: the byte of a slot that holds an object, or that a thread may
  *   hand out next, is not 0.
@@ -93,8 +93,8 @@ struct wane__block {
   const struct wane_type *large_type; /* if it is typed */
   struct wane__specials *specials;    /* records of its objects, or NULL. lock:
                                          stripe (special/group.h) */
-  struct wane__waiting *waiting;      /* ephemerons that wait for its objects, or
-                                         NULL. markers; owner (mark/ephemeron.h) */
+  struct wane__waiting *waiting;      /* what waits for its objects, or NULL.
+                                         markers; owner (mark/ephemeron.h) */
 };
 
 /* What every word is compared with. Grouped in one cache line of its own. */

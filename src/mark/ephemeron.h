@@ -60,7 +60,7 @@ struct wane__ephemeron_type {
   struct wane_type type; /* its pointers are always marked, as is the type
                             itself if it is managed */
   uint32_t pair_offset;
-  bool is_both_weak; /* held is not marked either, and counts as weak */
+  bool is_both_weak;      /* held is not marked either, and counts as weak */
   uint32_t cleared_bytes; /* memory that clearing one makes garbage */
   /* The ephemeron has been cleared by a sweep: guarded, or on a thread of the
      library; stripe held. Or STW. May be NULL. */

@@ -229,8 +229,7 @@ static bool marker_scan_pair(struct marker *m, const struct mark_view *view,
   if (mark_is_unmarked(view, weak, out) ||
       (type->is_both_weak && mark_is_unmarked(view, held, out))) {
     enum wane__wait wait = wane__ephemeron_wait(object, pair, out);
-    m->waiting_bytes +=
-        wait != WANE__WAIT_ELSEWHERE ? type->cleared_bytes : 0;
+    m->waiting_bytes += wait != WANE__WAIT_ELSEWHERE ? type->cleared_bytes : 0;
     return wait == WANE__WAIT_MARKED;
   }
   if (!type->is_both_weak) {
@@ -565,10 +564,10 @@ static void rescan_drain(struct marker *m) {
 static WANE_SCANS_MEMORY void rescan_object(struct marker *m,
                                             const struct mark_view *view,
                                             const struct wane__found *object) {
-  const struct wane_type *type = wane__head_kind(object->head) ==
-                                         WANE__KIND_TYPED
-                                     ? wane__found_type(object)
-                                     : NULL;
+  const struct wane_type *type =
+      wane__head_kind(object->head) == WANE__KIND_TYPED
+          ? wane__found_type(object)
+          : NULL;
   if (type != NULL && wane__ephemeron_type_of(type) != NULL) {
     marker_scan_type(m, view, type, object->base, object->base + type->size);
     rescan_drain(m);

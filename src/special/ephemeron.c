@@ -72,8 +72,7 @@ void wane__ephemerons_clear_all(void) {
   for (size_t i = 0; i < blocks; i++) {
     const struct wane__block *block = &wane__blocks[i];
     wane__guard_enter(self);
-    if (block->state == WANE__BLOCK_SMALL &&
-        block->kind == WANE__KIND_TYPED) {
+    if (block->state == WANE__BLOCK_SMALL && block->kind == WANE__KIND_TYPED) {
       clear_all_of(block);
     }
     wane__guard_leave(self);

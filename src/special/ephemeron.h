@@ -50,7 +50,7 @@ WANE_INLINE bool wane__pair_read(const struct wane__pair *pair,
                                  bool is_both_weak, uintptr_t *weak,
                                  uintptr_t *held) {
   for (;;) {
-    *weak = wane__load_acquire(&pair->weak); /* 1 */
+    *weak = wane__load_acquire(&pair->weak);               /* 1 */
     if (*weak == WANE__GONE || !wane__word_lives(*weak)) { /* 2 */
       return false;
     }
@@ -59,12 +59,33 @@ WANE_INLINE bool wane__pair_read(const struct wane__pair *pair,
       return false;
     }
     wane__fence_acquire();
-    if (WANE_LIKELY(wane__load_relaxed(&pair->weak) == *weak && /* 4 */
-                    (!is_both_weak ||
-                     wane__load_relaxed(&pair->held) == *held))) {
+    if (WANE_LIKELY(
+            wane__load_relaxed(&pair->weak) == *weak && /* 4 */
+            (!is_both_weak || wane__load_relaxed(&pair->held) == *held))) {
       return true;
     }
   }
+}
+
+/* The same in a guard of its own; both words are 0 if the pair is gone. What
+   they point to is alive as long as the caller holds them. */
+WANE_INLINE bool wane__pair_load(struct wane__context *self,
+                                 const struct wane__pair *pair,
+                                 bool is_both_weak, uintptr_t *weak,
+                                 uintptr_t *held) {
+  uintptr_t a;
+  uintptr_t b;
+  wane__guard_enter(self);
+  bool lives = wane__pair_read(pair, is_both_weak, &a, &b);
+  if (!lives) {
+    a = b = 0;
+  }
+  __asm__ volatile("" : : "r"(a), "r"(b) : "memory");
+  wane__guard_leave(self); /* may stop here: both are in registers */
+  __asm__ volatile("" : : "r"(a), "r"(b) : "memory");
+  *weak = a;
+  *held = b;
+  return lives;
 }
 
 #endif

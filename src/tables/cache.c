@@ -8,8 +8,8 @@
  * A miss becomes a flight: an object on the cache's list that stands for the
  * key while create runs. Whoever misses looks there first, and waits for a
  * flight of his key on a futex in it. A flight ends in this order: its value
- * goes into the table, it leaves the list, those who wait are woken. So there is
- * one flight of a key at a time, and whoever comes later finds the value.
+ * goes into the table, it leaves the list, those who wait are woken. So there
+ * is one flight of a key at a time, and whoever comes later finds the value.
  * (Singleflight, as groupcache has it.)
  *
  * Waiting in circles. While a thread is in a creator and waits for a flight,
@@ -52,25 +52,28 @@ struct cache_key {
                                          lives as long as the value */
 };
 
-/* What a call asks for. */
+/* What a call asks for, and what it finds. */
 struct asked {
   struct wane__context *self;
   const void *bytes;
   size_t size;
   uint64_t order;
+  struct cache_key *key; /* the entry's */
+  void *value;
 };
 
 struct flight {
-  struct flight *next;          /* on the cache's list. lock: stripe */
-  struct cache_key *key;        /* const */
-  void *value;                  /* const once it is done, as is error */
-  int error;                    /* errno of a NULL value */
-  uint32_t is_done;             /* a futex. seq_cst */
-  uint32_t fork_count;          /* of its process. const */
-  struct flight *outer;         /* of the same thread, or NULL. const */
-  struct flight *outermost;     /* of the same thread. const */
-  struct flight *waits_for;     /* of the outermost. seq_cst */
-  struct wane_cache *cache;     /* const */
+  struct flight *next;               /* on the cache's list. lock: stripe */
+  struct cache_key *key;             /* const */
+  void *value;                       /* const once it is done, as is error */
+  int error;                         /* errno of a NULL value */
+  uint32_t is_done;                  /* a futex. seq_cst */
+  uint32_t fork_count;               /* of its process. const */
+  const struct wane__context *owner; /* const */
+  struct flight *outer;              /* of the same thread, or NULL. const */
+  struct flight *outermost;          /* of the same thread. const */
+  struct flight *waits_for;          /* of the outermost. seq_cst */
+  struct wane_cache *cache;          /* const */
 };
 
 struct wane_cache {
@@ -100,63 +103,38 @@ static struct cache_key *key_new(const struct asked *asked) {
   return key;
 }
 
-/* The living value of an entry, if its key is the one asked for. */
-WANE_INLINE void *entry_match(const struct asked *asked,
-                              const struct wane__entry *entry,
-                              struct cache_key **key) {
+WANE_INLINE bool entry_match(void *ctx, struct wane__entry *entry) {
+  struct asked *asked = ctx;
   uintptr_t value;
-  uintptr_t held;
-  wane__guard_enter(asked->self);
-  bool lives = wane__pair_read(&entry->pair, false, &value, &held);
-  if (!lives) {
-    value = held = 0;
+  uintptr_t key;
+  if (!wane__pair_load(asked->self, &entry->pair, false, &value, &key) ||
+      !key_is_asked((struct cache_key *)key, asked)) {
+    return false;
   }
-  __asm__ volatile("" : : "r"(value), "r"(held) : "memory");
-  wane__guard_leave(asked->self); /* may stop here: both are in registers */
-  __asm__ volatile("" : : "r"(value), "r"(held) : "memory");
-  *key = (struct cache_key *)held;
-  return lives && key_is_asked(*key, asked) ? (void *)value : NULL;
+  asked->key = (struct cache_key *)key;
+  asked->value = (void *)value;
+  return true;
 }
 
-WANE_INLINE void *cache_find_from(const struct asked *asked,
-                                  const struct wane__link *link,
-                                  struct cache_key **key) {
-  while (link != NULL && wane__load_relaxed(&link->order) == asked->order) {
-    void *value =
-        entry_match(asked, (const struct wane__entry *)link, key);
-    if (value != NULL) {
-      return value;
-    }
-    link = wane__link_next(link);
-  }
-  return NULL;
+WANE_INLINE bool cache_find(struct wane_cache *c, struct asked *asked) {
+  return wane__table_find(c->table, asked->order, entry_match, asked) != NULL;
 }
 
-WANE_INLINE void *cache_find(struct wane_cache *c, const struct asked *asked,
-                             struct cache_key **key) {
-  return cache_find_from(asked, wane__table_first(c->table, asked->order), key);
-}
-
-/* Adds an entry for a key that has none, or finds the one that it has got.
-   NULL with ENOMEM. */
-static void *cache_add(struct wane_cache *c, const struct asked *asked,
-                       struct cache_key *key, void *value) {
+/* Adds an entry for a key that has none, or finds the one that it has got;
+   false: no memory. */
+static bool cache_add(struct wane_cache *c, struct asked *asked,
+                      struct cache_key *key, void *value) {
   struct wane__entry *entry = wane__table_entry_new(c->table, asked->order);
   if (entry == NULL) {
-    return NULL;
+    return false;
   }
   wane__store_relaxed(&entry->pair.held, (uintptr_t)key);
   wane__store_relaxed(&entry->pair.weak, (uintptr_t)value);
-  for (;;) {
-    struct wane__place place;
-    struct cache_key *other;
-    wane__table_place(c->table, asked->order, &place);
-    void *found = cache_find_from(
-        asked, (const struct wane__link *)place.at, &other);
-    if (found != NULL || wane__table_add(c->table, &place, entry)) {
-      return found != NULL ? found : value;
-    }
+  if (wane__table_add_unless(c->table, entry, entry_match, asked) == NULL) {
+    asked->key = key;
+    asked->value = value;
   }
+  return true;
 }
 
 WANE_PUBLIC struct wane_cache *
@@ -206,7 +184,7 @@ static bool flight_is_own(const struct flight *flight) {
 /* Its thread was not the one that forked. */
 static bool flight_has_vanished(const struct flight *flight) {
   return WANE_UNLIKELY(flight->fork_count != wane__fork_count) &&
-         !flight_is_own(flight);
+         flight->owner != wane__fork_survivor && !flight_is_own(flight);
 }
 
 /* The flight of an equal key; if there is none, NULL, and `fresh` is it from
@@ -242,6 +220,10 @@ static void flight_end(struct flight *flight, void *value, int error) {
   struct wane__context *self = cache_lock(c);
   struct flight **at = &c->flights;
   while (*at != NULL && *at != flight) {
+    WANE_CHECK((*at)->key->size != flight->key->size ||
+                   memcmp((*at)->key->bytes, flight->key->bytes,
+                          flight->key->size) != 0,
+               "INV-cache-1: no two flights of a key");
     at = &(*at)->next;
   }
   if (*at != NULL) {
@@ -253,9 +235,7 @@ static void flight_end(struct flight *flight, void *value, int error) {
 }
 
 /* The thread leaves from inside create. */
-static void flight_left(void *flight) {
-  flight_end(flight, NULL, ECANCELED);
-}
+static void flight_left(void *flight) { flight_end(flight, NULL, ECANCELED); }
 
 /* The calling thread, in a creator, is about to wait. */
 static void flight_check_circle(struct flight *flight) {
@@ -300,36 +280,35 @@ static void *flight_create(struct flight *flight) {
   return value;
 }
 
+/* Runs create and stores what it returns in asked; else an errno value. */
+static int flight_fly(struct flight *flight, struct asked *asked) {
+  struct wane_cache *c = flight->cache;
+  void *value = flight_create(flight);
+  int error = errno;
+  if (value == NULL) {
+    return error;
+  }
+  asked->self = wane__attach(); /* create may have forked */
+  if (asked->self == NULL || !cache_add(c, asked, flight->key, value)) {
+    return ENOMEM;
+  }
+  wane__recent_use(&c->recent, &asked->key->item, asked->value);
+  return 0;
+}
+
 /* Runs create, unless another flight has ended since the miss. */
 static void *flight_run(struct flight *flight, struct asked *asked) {
-  struct wane_cache *c = flight->cache;
-  struct cache_key *own_key;
   int saved = errno;
   flight->outer = flight_self;
   flight->outermost = flight_self != NULL ? flight_self->outermost : flight;
   flight_self = flight;
-  void *value = cache_find(c, asked, &own_key);
-  if (value != NULL) {
-    flight_end(flight, value, 0);
-    return value;
+  int error = 0;
+  if (!cache_find(flight->cache, asked)) {
+    error = flight_fly(flight, asked);
   }
-  value = flight_create(flight);
-  int error = errno;
-  asked->self = wane__attach(); /* create may have forked */
-  if (asked->self == NULL) {
-    value = NULL;
-    error = ENOMEM;
-  }
-  if (value != NULL) {
-    value = cache_add(c, asked, flight->key, value);
-    error = ENOMEM; /* if that failed */
-  }
-  if (value != NULL) {
-    wane__recent_use(&c->recent, &flight->key->item, value);
-  }
-  flight_end(flight, value, error);
-  errno = value != NULL ? saved : error;
-  return value;
+  flight_end(flight, asked->value, error);
+  errno = asked->value != NULL ? saved : error;
+  return asked->value;
 }
 
 static WANE_NOINLINE void *cache_miss(struct wane_cache *c,
@@ -342,6 +321,7 @@ static WANE_NOINLINE void *cache_miss(struct wane_cache *c,
   fresh->cache = c;
   fresh->key = key;
   fresh->fork_count = wane__fork_count;
+  fresh->owner = asked->self;
   fresh->outermost = fresh;
   struct flight *other = flight_find_or_add(c, asked, fresh);
   if (other == NULL) {
@@ -358,7 +338,8 @@ static WANE_NOINLINE void *cache_miss(struct wane_cache *c,
 WANE_PUBLIC WANE_HOT void *wane_cache_get(struct wane_cache *c, const void *key,
                                           size_t key_size) {
   if (WANE_UNLIKELY(c == NULL || (key == NULL && key_size != 0))) {
-    wane__fatal("wane_cache_get", "%s is NULL", c == NULL ? "the cache" : "key");
+    wane__fatal("wane_cache_get", "%s is NULL",
+                c == NULL ? "the cache" : "key");
   }
   struct asked asked = {.self = wane__attach(),
                         .bytes = key_size != 0 ? key : "",
@@ -367,10 +348,10 @@ WANE_PUBLIC WANE_HOT void *wane_cache_get(struct wane_cache *c, const void *key,
   if (WANE_UNLIKELY(asked.self == NULL)) {
     return NULL;
   }
-  struct cache_key *own_key;
-  void *value = cache_find(c, &asked, &own_key);
-  if (WANE_LIKELY(value != NULL)) {
-    wane__recent_use(&c->recent, &own_key->item, value);
+  void *value;
+  if (WANE_LIKELY(cache_find(c, &asked))) {
+    value = asked.value;
+    wane__recent_use(&c->recent, &asked.key->item, value);
   } else {
     value = cache_miss(c, &asked);
   }

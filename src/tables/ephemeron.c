@@ -42,12 +42,9 @@ static uintptr_t ephemeron_read(const char *name, struct wane_ephemeron *e,
   }
   uintptr_t weak;
   uintptr_t held;
-  wane__guard_enter(self);
-  bool is_alive = wane__pair_read(&e->pair, false, &weak, &held);
-  uintptr_t word = !is_alive ? 0 : wants_key ? weak : held;
-  wane__guard_leave(self); /* may stop here: the word is in a register */
-  __asm__ volatile("" : : "r"(word), "r"(e) : "memory");
-  return word;
+  (void)wane__pair_load(self, &e->pair, false, &weak, &held);
+  wane_keep_alive(e);
+  return wants_key ? weak : held;
 }
 
 WANE_PUBLIC void *wane_ephemeron_key(struct wane_ephemeron *e) {

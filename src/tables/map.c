@@ -30,13 +30,15 @@ struct wane_map {
   enum wane__table_mode mode;
 };
 
-/* One call: what it was given. */
+/* One call: what it was given, and what its entry has. */
 struct call {
   struct wane__context *self;
   const struct wane_map *map;
   struct wane__table *table;
   uintptr_t key;
   uint64_t order;
+  uintptr_t own_key;
+  uintptr_t value;
 };
 
 static uint64_t string_hash(const void *key) {
@@ -83,36 +85,38 @@ static bool entry_has_value_weak(const struct call *call) {
   return call->map->mode == WANE__TABLE_WEAK_VALUES;
 }
 
-/* Key and value of an entry that is not out; weak entries: guarded. */
-WANE_INLINE bool entry_read(const struct call *call,
+/* Key and value of an entry that is not out. */
+WANE_INLINE bool entry_load(const struct call *call,
                             const struct wane__entry *entry, uintptr_t *key,
                             uintptr_t *value) {
-  if (!call_is_weak(call)) {
+  enum wane__table_mode mode = call->map->mode;
+  if (mode == WANE__TABLE_STRONG) {
     *key = wane__load_relaxed(&entry->pair.weak);
     *value = wane__load_acquire(&entry->pair.held);
     return *value != WANE__GONE;
   }
-  bool is_both_weak = call->map->mode == WANE__TABLE_WEAK_BOTH;
-  return entry_has_value_weak(call)
-             ? wane__pair_read(&entry->pair, false, value, key)
-             : wane__pair_read(&entry->pair, is_both_weak, key, value);
+  if (mode == WANE__TABLE_WEAK_VALUES) {
+    return wane__pair_load(call->self, &entry->pair, false, value, key);
+  }
+  return wane__pair_load(call->self, &entry->pair,
+                         mode == WANE__TABLE_WEAK_BOTH, key, value);
 }
 
-/* The same from outside of a guard. */
-WANE_INLINE bool entry_load(const struct call *call,
-                            const struct wane__entry *entry, uintptr_t *key,
-                            uintptr_t *value) {
-  if (!call_is_weak(call)) {
-    return entry_read(call, entry, key, value);
+/* The value alone, in a guard if the map is weak. */
+static bool entry_read_value(const struct call *call,
+                             const struct wane__entry *entry,
+                             uintptr_t *value) {
+  uintptr_t other;
+  enum wane__table_mode mode = call->map->mode;
+  if (mode == WANE__TABLE_STRONG) {
+    *value = wane__load_acquire(&entry->pair.held);
+    return *value != WANE__GONE;
   }
-  *key = *value = 0;
-  wane__guard_enter(call->self);
-  bool is_in = entry_read(call, entry, key, value);
-  /* a stop at the end of the guard must find them in registers */
-  __asm__ volatile("" : : "r"(*key), "r"(*value) : "memory");
-  wane__guard_leave(call->self);
-  __asm__ volatile("" : : "r"(*key), "r"(*value) : "memory");
-  return is_in;
+  if (mode == WANE__TABLE_WEAK_VALUES) {
+    return wane__pair_read(&entry->pair, false, value, &other);
+  }
+  return wane__pair_read(&entry->pair, mode == WANE__TABLE_WEAK_BOTH, &other,
+                         value);
 }
 
 static uintptr_t *entry_value_word(const struct call *call,
@@ -128,9 +132,8 @@ static enum change entry_change_guarded(const struct call *call,
                                         struct wane__entry *entry,
                                         const uintptr_t *expected,
                                         uintptr_t value, uintptr_t *old) {
-  uintptr_t key;
   do {
-    if (!entry_read(call, entry, &key, old)) {
+    if (!entry_read_value(call, entry, old)) {
       return CHANGE_OUT;
     }
     if (expected != NULL && *old != *expected) {
@@ -159,63 +162,40 @@ static enum change entry_change(const struct call *call,
   return change;
 }
 
-/* Whether an entry that is not out has the call's key; the key that it has,
-   and its value. */
-WANE_INLINE bool entry_matches(const struct call *call,
-                               const struct wane__entry *entry, uintptr_t *key,
-                               uintptr_t *value) {
-  return entry_load(call, entry, key, value) &&
-         (call->map->ops.equal == NULL
-              ? *key == call->key
-              : call->map->ops.equal((const void *)call->key,
-                                     (const void *)*key));
-}
-
-/* The key's entry from a link on, or NULL. */
-WANE_INLINE struct wane__entry *entry_find_from(const struct call *call,
-                                                struct wane__link *link,
-                                                uintptr_t *key,
-                                                uintptr_t *value) {
-  while (link != NULL && wane__load_relaxed(&link->order) == call->order) {
-    struct wane__entry *entry = (struct wane__entry *)link;
-    if (entry_matches(call, entry, key, value)) {
-      wane_keep_alive((const void *)*key);
-      return entry;
-    }
-    link = wane__link_next(link);
+/* A wane__table_match: an entry that is not out and has the call's key. */
+WANE_INLINE bool entry_matches(void *ctx, struct wane__entry *entry) {
+  struct call *call = ctx;
+  if (!entry_load(call, entry, &call->own_key, &call->value)) {
+    return false;
   }
-  return NULL;
+  return call->map->ops.equal == NULL
+             ? call->own_key == call->key
+             : call->map->ops.equal((const void *)call->key,
+                                    (const void *)call->own_key);
 }
 
-WANE_INLINE struct wane__entry *entry_find(const struct call *call,
-                                           uintptr_t *key, uintptr_t *value) {
-  return entry_find_from(call, wane__table_first(call->table, call->order), key,
-                         value);
+WANE_INLINE struct wane__entry *entry_find(struct call *call) {
+  return wane__table_find(call->table, call->order, entry_matches, call);
 }
 
 /* Finds the key's entry or adds one with the value; *added tells. NULL with
-   ENOMEM. The old value of an entry found is in *old. */
-static struct wane__entry *entry_find_or_add(const struct call *call,
-                                             uintptr_t value, uintptr_t *old,
+   ENOMEM. */
+static struct wane__entry *entry_find_or_add(struct call *call, uintptr_t value,
                                              bool *added) {
-  uintptr_t key;
-  struct wane__entry *fresh = NULL;
-  struct wane__entry *found = entry_find(call, &key, old);
-  for (*added = false; found == NULL && !*added;) {
-    struct wane__place place;
-    if (fresh == NULL) {
-      fresh = wane__table_entry_new(call->table, call->order);
-      if (fresh == NULL) {
-        return NULL;
-      }
-      bool is_value_weak = entry_has_value_weak(call);
-      wane__store_relaxed(&fresh->pair.held, is_value_weak ? call->key : value);
-      wane__store_relaxed(&fresh->pair.weak, is_value_weak ? value : call->key);
-    }
-    wane__table_place(call->table, call->order, &place);
-    found = entry_find_from(call, (struct wane__link *)place.at, &key, old);
-    *added = found == NULL && wane__table_add(call->table, &place, fresh);
+  struct wane__entry *found = entry_find(call);
+  *added = false;
+  if (found != NULL) {
+    return found;
   }
+  struct wane__entry *fresh = wane__table_entry_new(call->table, call->order);
+  if (fresh == NULL) {
+    return NULL;
+  }
+  bool is_value_weak = entry_has_value_weak(call);
+  wane__store_relaxed(&fresh->pair.held, is_value_weak ? call->key : value);
+  wane__store_relaxed(&fresh->pair.weak, is_value_weak ? value : call->key);
+  found = wane__table_add_unless(call->table, fresh, entry_matches, call);
+  *added = found == NULL;
   return *added ? fresh : found;
 }
 
@@ -256,21 +236,17 @@ static void out_value(void **out, bool found, uintptr_t value) {
 WANE_PUBLIC WANE_HOT bool wane_map_load(struct wane_map *m, const void *key,
                                         void **value) {
   struct call call = call_begin("wane_map_load", m, key);
-  uintptr_t word = 0;
-  uintptr_t own;
-  bool found = entry_find(&call, &own, &word) != NULL;
-  out_value(value, found, word);
-  call_end(&call, word);
+  bool found = entry_find(&call) != NULL;
+  out_value(value, found, call.value);
+  call_end(&call, call.value);
   return found;
 }
 
 /* Stores a value whether the key is there or not. */
-static bool map_swap(const struct call *call, uintptr_t value,
-                     uintptr_t *previous) {
+static bool map_swap(struct call *call, uintptr_t value, uintptr_t *previous) {
   for (;;) {
     bool added;
-    struct wane__entry *entry =
-        entry_find_or_add(call, value, previous, &added);
+    struct wane__entry *entry = entry_find_or_add(call, value, &added);
     if (entry == NULL || added) {
       return false;
     }
@@ -301,23 +277,21 @@ WANE_PUBLIC bool wane_map_swap(struct wane_map *m, const void *key, void *value,
 WANE_PUBLIC void *wane_map_load_or_store(struct wane_map *m, const void *key,
                                          void *value, bool *loaded) {
   struct call call = call_begin("wane_map_load_or_store", m, key);
-  uintptr_t old = 0;
   bool added;
-  struct wane__entry *entry =
-      entry_find_or_add(&call, (uintptr_t)value, &old, &added);
+  const struct wane__entry *entry =
+      entry_find_or_add(&call, (uintptr_t)value, &added);
   if (loaded != NULL) {
     *loaded = entry != NULL && !added;
   }
   call_end(&call, (uintptr_t)value);
-  return entry == NULL ? NULL : added ? value : (void *)old;
+  return entry == NULL ? NULL : added ? value : (void *)call.value;
 }
 
 /* Changes the value of a key that is there; false: it is not, or differs. */
-static bool map_change(const struct call *call, const uintptr_t *expected,
+static bool map_change(struct call *call, const uintptr_t *expected,
                        uintptr_t value, uintptr_t *old) {
   for (;;) {
-    uintptr_t key;
-    struct wane__entry *entry = entry_find(call, &key, old);
+    struct wane__entry *entry = entry_find(call);
     if (entry == NULL) {
       return false;
     }

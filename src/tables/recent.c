@@ -117,8 +117,8 @@ void wane__recent_hold(struct wane__recent *recent,
       recent_move_locked(recent, slots, capacity);
     }
     bool is_held = recent_hold_locked(
-        recent, (struct wane__recent_slot){
-                    item, value, wane__load_relaxed(&item->used)});
+        recent, (struct wane__recent_slot){item, value,
+                                           wane__load_relaxed(&item->used)});
     capacity = recent_more(recent, recent->capacity);
     wane__spin_release(&recent->lock->lock);
     wane__guard_leave(self);

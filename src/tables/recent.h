@@ -26,8 +26,8 @@
 
 /* Part of something managed that lives as long as its value is held. */
 struct wane__recent_item {
-  uint64_t used;  /* when last. relaxed */
-  size_t place;   /* in the heap, from 1; 0: not held. lock; read relaxed */
+  uint64_t used; /* when last. relaxed */
+  size_t place;  /* in the heap, from 1; 0: not held. lock; read relaxed */
 };
 
 struct wane__recent_slot {

@@ -5,23 +5,26 @@
 #include <string.h>
 
 #include "../base/check.h"
+#include "../collect/fork.h"
 #include "../heap/heap.h"
 #include "hash.h"
 
-#define LEVEL_FIRST 3u    /* what the first growth leads to */
-#define LEVEL_CELLS 7u    /* from here on, threads count in cells */
-#define LEVEL_SHRINKS 5u  /* smaller tables do not */
+#define LEVEL_FIRST 3u   /* what the first growth leads to */
+#define LEVEL_CELLS 7u   /* from here on, threads count in cells */
+#define LEVEL_SHRINKS 5u /* smaller tables do not */
 #define CELLS 8u
 /* Changes of a count between two looks at whether the table's size is right. */
-#define CELL_LOOKS 16
+#define CELL_LOOKS 16u
 /* A table shrinks when there are so many buckets for each entry. */
 #define SHRINK_LOG2 3u
-/* Sentinels of a retired segment that one call unlinks. */
-#define RETIRE_PORTION 32u
+/* One call unlinks so many sentinels of a retired segment, or such a share. */
+#define RETIRE_MIN 32u
+#define RETIRE_SHARE 64u
 /* Steps in which a sweep may find the place of an entry it takes out. */
 #define CLEAR_STEPS 64u
 
-static const size_t entry_pointers[] = {offsetof(struct wane__entry, link.next)};
+static const size_t entry_pointers[] = {
+    offsetof(struct wane__entry, link.next)};
 
 /* The index of a table that has not grown. */
 static const struct wane__index index_empty;
@@ -37,6 +40,7 @@ struct wane__table *wane__table_new(enum wane__table_mode mode) {
     return NULL;
   }
   table->mode = mode;
+  table->fork_count = wane__fork_count;
   table->index = (struct wane__index *)&index_empty;
   table->type = (struct wane__ephemeron_type){
       .type = {.name = wane__ephemeron_name,
@@ -178,12 +182,41 @@ struct wane__link *wane__table_start_slow(struct wane__table *table,
 
 /* ---- Counting, growing, shrinking ---- */
 
-size_t wane__table_count(const struct wane__table *table) {
+static int64_t table_sum(const struct wane__table *table) {
   const struct wane__table_cell *cells = wane__load_acquire(&table->cells);
   int64_t count = wane__load_relaxed(&table->count);
   for (unsigned i = 0; cells != NULL && i < CELLS; i++) {
     count += wane__load_relaxed(&cells[i].count);
   }
+  return count;
+}
+
+/* Counts by hand, and freezes what a thread that is gone left half removed. */
+static WANE_NOINLINE void table_recount(struct wane__table *table) {
+  int64_t count = -table_sum(table);
+  struct wane__link *link = wane__link_next(&table->root);
+  for (; link != NULL; link = wane__link_next(link)) {
+    struct wane__entry *entry = (struct wane__entry *)link;
+    if (!wane__link_is_entry(link)) {
+      continue;
+    }
+    if (wane__load_relaxed(&entry->pair.weak) == WANE__GONE ||
+        wane__load_relaxed(&entry->pair.held) == WANE__GONE) {
+      wane__or(&link->next, WANE__LINK_REMOVED);
+    } else {
+      count++;
+    }
+  }
+  wane__add_relaxed(&table->count, count);
+}
+
+size_t wane__table_count(struct wane__table *table) {
+  uint32_t forks = wane__load_relaxed(&table->fork_count);
+  if (WANE_UNLIKELY(forks != wane__fork_count) &&
+      wane__cas(&table->fork_count, &forks, wane__fork_count)) {
+    table_recount(table);
+  }
+  int64_t count = table_sum(table);
   return count > 0 ? (size_t)count : 0;
 }
 
@@ -194,10 +227,11 @@ static bool table_count_add(struct wane__table *table, int64_t change) {
     wane__add_relaxed(&table->count, change);
     return true;
   }
-  struct wane__table_cell *cell =
-      &cells[((uintptr_t)wane__self >> 12) % CELLS];
-  int64_t count = wane__add_relaxed(&cell->count, change);
-  return count % CELL_LOOKS == 0;
+  struct wane__table_cell *cell = &cells[((uintptr_t)wane__self >> 12) % CELLS];
+  uint32_t changes = wane__load_relaxed(&cell->changes) + 1;
+  wane__store_relaxed(&cell->changes, changes);
+  wane__add_relaxed(&cell->count, change);
+  return changes % CELL_LOOKS == 0;
 }
 
 static size_t index_bytes(size_t level) {
@@ -234,11 +268,11 @@ static void table_split_count(struct wane__table *table) {
   }
 }
 
-/* Without memory the table stays as it is, only slower: errno is kept. */
-static void table_grow(struct wane__table *table) {
+/* From that level up, unless another thread did. Without memory the table stays
+   as it is, only slower: errno is kept. */
+static void table_grow(struct wane__table *table, size_t level) {
   struct wane__index *old = wane__load_acquire(&table->index);
-  if (wane__table_count(table) <= (size_t)1 << old->level ||
-      old->level == WANE__TABLE_LEVELS) {
+  if (old->level != level || level == WANE__TABLE_LEVELS) {
     return;
   }
   int saved = errno;
@@ -251,15 +285,13 @@ static void table_grow(struct wane__table *table) {
   errno = saved;
 }
 
-static void table_shrink(struct wane__table *table) {
+/* The same down, when the level given up last is gone. */
+static void table_shrink(struct wane__table *table, size_t level) {
   struct wane__index *old = wane__load_acquire(&table->index);
-  if (old->level <= LEVEL_SHRINKS ||
-      wane__table_count(table) >> (old->level - SHRINK_LOG2) != 0 ||
-      wane__load_acquire(&table->retired) != NULL) {
+  if (old->level != level || wane__load_acquire(&table->retired) != NULL) {
     return;
   }
   int saved = errno;
-  size_t level = old->level;
   struct wane__table_retired *retired =
       wane__heap_alloc_fast(WANE__KIND_SCAN, sizeof *retired);
   struct wane__index *fresh =
@@ -277,18 +309,31 @@ static void table_shrink(struct wane__table *table) {
   errno = saved;
 }
 
+/* After a change of the count. */
+static void table_look(struct wane__table *table) {
+  size_t level = wane__load_acquire(&table->index)->level;
+  size_t count = wane__table_count(table);
+  if (count > (size_t)1 << level) {
+    table_grow(table, level);
+  } else if (level > LEVEL_SHRINKS && count >> (level - SHRINK_LOG2) == 0) {
+    table_shrink(table, level);
+  }
+}
+
 /* Unlinks some sentinels of a retired segment, if there is one. */
 static void table_retire_some(struct wane__table *table) {
   struct wane__table_retired *retired = wane__load_acquire(&table->retired);
   if (WANE_LIKELY(retired == NULL)) {
     return;
   }
-  size_t first = wane__add(&retired->next, RETIRE_PORTION);
+  size_t portion = retired->count / RETIRE_SHARE;
+  portion = portion > RETIRE_MIN ? portion : RETIRE_MIN;
+  size_t first = wane__add(&retired->next, portion);
   if (first >= retired->count) {
     (void)wane__cas(&table->retired, &retired, NULL);
     return;
   }
-  size_t end = first + RETIRE_PORTION;
+  size_t end = first + portion;
   end = end < retired->count ? end : retired->count;
   for (size_t i = first; i < end; i++) {
     struct wane__link *sentinel = &retired->segment[i];
@@ -316,19 +361,20 @@ struct wane__entry *wane__table_entry_new(struct wane__table *table,
   return entry;
 }
 
-bool wane__table_add(struct wane__table *table,
-                     const struct wane__place *place,
+bool wane__table_add(struct wane__table *table, const struct wane__place *place,
                      struct wane__entry *entry) {
   uintptr_t expected = place->at;
+  WANE_CHECK((place->at & WANE__LINK_REMOVED) == 0,
+             "INV-table-3: nothing is added behind a frozen link");
   wane__store_relaxed(&entry->link.next, place->at);
-  WANE_CHECK(place->at == 0 || ((struct wane__link *)place->at)->order >=
-                                   entry->link.order,
+  WANE_CHECK(place->at == 0 ||
+                 ((struct wane__link *)place->at)->order >= entry->link.order,
              "INV-table-2: an entry goes before those of its order");
   if (!wane__cas(&place->before->next, &expected, (uintptr_t)entry)) {
     return false;
   }
   if (table_count_add(table, 1)) {
-    table_grow(table);
+    table_look(table);
   }
   table_retire_some(table);
   return true;
@@ -339,7 +385,7 @@ void wane__table_remove(struct wane__table *table, struct wane__entry *entry) {
   wane__or(&entry->link.next, WANE__LINK_REMOVED);
   table_seek(table, entry->link.order, entry->link.order, &place);
   if (table_count_add(table, -1)) {
-    table_shrink(table);
+    table_look(table);
   }
   table_retire_some(table);
 }

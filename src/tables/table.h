@@ -45,9 +45,10 @@
  * steps it takes: what is frozen and still linked is unlinked by later calls.
  *
  * Shrinking drops the finest level. Its sentinels are unlinked little by little
- * by those who add and remove entries. One that is removed is not begun at; one
- * that its maker links late is removed by the maker, who looks at the index
- * again afterwards.
+ * by those who add and remove entries, and then the next level may go. (If
+ * entries only die, it waits for the next calls that add or remove some.) One
+ * that is removed is not begun at; one that its maker links late is removed by
+ * the maker, who looks at the index again afterwards.
  *
  * INV-table-1: of the entries that are not out, no two have equal keys.
  * INV-table-2: the list is sorted; a sentinel comes before all entries of its
@@ -74,9 +75,9 @@ enum wane__table_mode {
 };
 
 #define WANE__LINK_REMOVED ((uintptr_t)1)
-#define WANE__ORDER_ENTRY 7u    /* in all orders of entries */
-#define WANE__ORDER_CLAIMED 2u  /* a sentinel that somebody puts in */
-#define WANE__ORDER_READY 4u    /* or that is in */
+#define WANE__ORDER_ENTRY 7u   /* in all orders of entries */
+#define WANE__ORDER_CLAIMED 2u /* a sentinel that somebody puts in */
+#define WANE__ORDER_READY 4u   /* or that is in */
 #define WANE__TABLE_LEVELS 40u
 
 struct wane__link {
@@ -97,9 +98,11 @@ struct wane__index {
   struct wane__link *segments[]; /* of level 1 and up */
 };
 
+/* A share of the count; each is used by some of the threads. */
 struct wane__table_cell {
-  int64_t count;
-  char unused[WANE_CACHE_LINE - sizeof(int64_t)];
+  int64_t count;    /* atomic */
+  uint32_t changes; /* relaxed; some may get lost */
+  char unused[WANE_CACHE_LINE - sizeof(int64_t) - sizeof(uint32_t)];
 };
 
 /* A segment whose sentinels are to be unlinked. */
@@ -116,6 +119,7 @@ struct wane__table {
   struct wane__index *index; /* atomic */
   enum wane__table_mode mode;
   int64_t count;                       /* less cells. atomic */
+  uint32_t fork_count;                 /* of its process. atomic */
   struct wane__table_cell *cells;      /* or NULL. atomic */
   struct wane__table_retired *retired; /* or NULL. atomic */
   struct wane__ephemeron_type type;    /* of weak entries */
@@ -185,12 +189,55 @@ void wane__table_place(struct wane__table *table, uint64_t order,
 struct wane__entry *wane__table_entry_new(struct wane__table *table,
                                           uint64_t order);
 /* Puts an entry in; false if the place is not as it was. */
-bool wane__table_add(struct wane__table *table,
-                     const struct wane__place *place,
+bool wane__table_add(struct wane__table *table, const struct wane__place *place,
                      struct wane__entry *entry);
 /* Takes one out whose value the caller has set to WANE__GONE. */
 void wane__table_remove(struct wane__table *table, struct wane__entry *entry);
 
-size_t wane__table_count(const struct wane__table *table);
+/* In the child of a fork it counts anew, once: threads that are gone may have
+   added or removed something and not counted it. */
+size_t wane__table_count(struct wane__table *table);
+
+/* Whether an entry is the one that a call looks for; called without any lock.
+   What it finds there it keeps in ctx. */
+typedef bool wane__table_match(void *ctx, struct wane__entry *entry);
+
+/* The entry that matches, of those of an order from a link on; or NULL. */
+WANE_INLINE struct wane__entry *wane__table_find_from(struct wane__link *link,
+                                                      uint64_t order,
+                                                      wane__table_match *match,
+                                                      void *ctx) {
+  while (link != NULL && wane__load_relaxed(&link->order) == order) {
+    struct wane__entry *entry = (struct wane__entry *)link;
+    if (match(ctx, entry)) {
+      return entry;
+    }
+    link = wane__link_next(link);
+  }
+  return NULL;
+}
+
+WANE_INLINE struct wane__entry *wane__table_find(struct wane__table *table,
+                                                 uint64_t order,
+                                                 wane__table_match *match,
+                                                 void *ctx) {
+  return wane__table_find_from(wane__table_first(table, order), order, match,
+                               ctx);
+}
+
+/* Adds an entry, and returns NULL, unless there is one that matches: that. */
+static inline struct wane__entry *
+wane__table_add_unless(struct wane__table *table, struct wane__entry *fresh,
+                       wane__table_match *match, void *ctx) {
+  for (;;) {
+    struct wane__place place;
+    wane__table_place(table, fresh->link.order, &place);
+    struct wane__entry *found = wane__table_find_from(
+        (struct wane__link *)place.at, fresh->link.order, match, ctx);
+    if (found != NULL || wane__table_add(table, &place, fresh)) {
+      return found;
+    }
+  }
+}
 
 #endif

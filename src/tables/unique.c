@@ -41,42 +41,26 @@ static struct wane__table *unique_table(enum unique_sort sort) {
   return table;
 }
 
-/* The bytes asked for. */
+/* The bytes asked for, and the object that has them. */
 struct unique_call {
   struct wane__context *self;
   const void *bytes;
   size_t size;
   uint64_t order;
+  const void *object;
 };
 
-/* The living object of an entry, if its bytes are those of the call. */
-WANE_INLINE const void *unique_match(const struct unique_call *call,
-                                     const struct wane__entry *entry) {
+WANE_INLINE bool unique_match(void *ctx, struct wane__entry *entry) {
+  struct unique_call *call = ctx;
   uintptr_t object;
   uintptr_t size;
-  wane__guard_enter(call->self);
-  bool lives = wane__pair_read(&entry->pair, false, &object, &size);
-  object = lives ? object : 0;
-  __asm__ volatile("" : : "r"(object) : "memory");
-  wane__guard_leave(call->self); /* may stop here: it is in a register */
-  __asm__ volatile("" : : "r"(object) : "memory");
-  return lives && size == call->size &&
-                 memcmp((const void *)object, call->bytes, size) == 0
-             ? (const void *)object
-             : NULL;
-}
-
-WANE_INLINE const void *unique_find_from(const struct unique_call *call,
-                                         const struct wane__link *link) {
-  while (link != NULL && wane__load_relaxed(&link->order) == call->order) {
-    const void *object =
-        unique_match(call, (const struct wane__entry *)link);
-    if (object != NULL) {
-      return object;
-    }
-    link = wane__link_next(link);
+  if (!wane__pair_load(call->self, &entry->pair, false, &object, &size) ||
+      size != call->size ||
+      memcmp((const void *)object, call->bytes, size) != 0) {
+    return false;
   }
-  return NULL;
+  call->object = (const void *)object;
+  return true;
 }
 
 static size_t *unique_size_word(void *object) {
@@ -104,7 +88,7 @@ static void *unique_new(const struct unique_call *call, enum unique_sort sort) {
 }
 
 /* What was not found; another thread may add it meanwhile. */
-static WANE_NOINLINE const void *unique_add(const struct unique_call *call,
+static WANE_NOINLINE const void *unique_add(struct unique_call *call,
                                             struct wane__table *table,
                                             enum unique_sort sort) {
   void *object = unique_new(call, sort);
@@ -115,16 +99,11 @@ static WANE_NOINLINE const void *unique_add(const struct unique_call *call,
   }
   wane__store_relaxed(&entry->pair.held, call->size);
   wane__store_relaxed(&entry->pair.weak, (uintptr_t)object);
-  for (;;) {
-    struct wane__place place;
-    wane__table_place(table, call->order, &place);
-    const void *found =
-        unique_find_from(call, (const struct wane__link *)place.at);
-    if (found != NULL || wane__table_add(table, &place, entry)) {
-      wane_keep_alive(object);
-      return found != NULL ? found : object;
-    }
+  if (wane__table_add_unless(table, entry, unique_match, call) == NULL) {
+    call->object = object;
   }
+  wane_keep_alive(object);
+  return call->object;
 }
 
 WANE_INLINE const void *unique_get(const char *name, enum unique_sort sort,
@@ -133,17 +112,19 @@ WANE_INLINE const void *unique_get(const char *name, enum unique_sort sort,
   if (WANE_UNLIKELY(table == NULL)) {
     return NULL;
   }
-  struct unique_call call = {.self = wane__attach(),
-                             .bytes = bytes,
-                             .size = size,
-                             .order = wane__table_order(
-                                 wane__hash_bytes(bytes, size))};
+  struct unique_call call = {
+      .self = wane__attach(),
+      .bytes = bytes,
+      .size = size,
+      .order = wane__table_order(wane__hash_bytes(bytes, size))};
   if (WANE_UNLIKELY(call.self == NULL)) {
     wane__fatal(name, "out of memory for the thread's record");
   }
-  const void *found =
-      unique_find_from(&call, wane__table_first(table, call.order));
-  return WANE_LIKELY(found != NULL) ? found : unique_add(&call, table, sort);
+  if (WANE_LIKELY(wane__table_find(table, call.order, unique_match, &call) !=
+                  NULL)) {
+    return call.object;
+  }
+  return unique_add(&call, table, sort);
 }
 
 WANE_PUBLIC WANE_HOT wane_unique wane_unique_make(const void *bytes,
