@@ -37,7 +37,7 @@ struct wane_cache *wane_cache_new(const struct wane_cache_config *config);
 /* The object of a key, which is key_size bytes, copied; 0 is fine. If there is
    none, or it has died, it is created; whoever asks for the key meanwhile
    waits for that. The object is alive as long as the caller holds it. A hit
-   takes no lock.
+   takes no lock, unless the object is to be among the keep_recent again.
 
    NULL with the creator's errno if it returned NULL: all who waited get the
    same, the next one to ask tries anew. NULL with ENOMEM: no memory. Fatal: c

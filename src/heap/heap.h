@@ -89,12 +89,6 @@ WANE_INLINE WANE_SCANS_MEMORY bool wane__target_lives(uintptr_t pointer) {
   return *(const volatile uint8_t *)&marks[idx] == wane__arena.colour;
 }
 
-/* The same for any word: what does not point into the heap never dies. */
-WANE_INLINE bool wane__word_lives(uintptr_t word) {
-  return word - wane__arena.start >= wane__arena.reserved ||
-         wane__target_lives(word);
-}
-
 /* The bytes that one typed object needs: elements, and the layout's address
    behind them in a small slot. SIZE_MAX on overflow. */
 size_t wane__typed_bytes(const struct wane_type *type, size_t count);

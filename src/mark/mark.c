@@ -738,15 +738,20 @@ static void mark_add_field(uintptr_t word, const struct wane__found *object) {
   *first->top++ = word;
 }
 
-/* Looks at an ephemeron on behalf of the first marker. */
-static void mark_add_ephemeron(uintptr_t object, const struct wane_type *type) {
-  const struct wane__ephemeron_type *ephemeron = wane__ephemeron_type_of(type);
-  if (ephemeron != NULL) {
-    struct mark_view view = mark_view_now();
-    if (!marker_has_room(markers[0], 1)) {
-      marker_drain(markers[0]);
-    }
-    marker_scan_ephemeron(markers[0], &view, object, ephemeron);
+/* Looks at an ephemeron on behalf of the first marker; a new one's type
+   is marked as well. */
+static void mark_add_ephemeron(uintptr_t object, const struct wane_type *any,
+                               bool is_new) {
+  const struct wane__ephemeron_type *type = wane__ephemeron_type_of(any);
+  struct mark_view view = mark_view_now();
+  struct wane__found slot;
+  if (!marker_has_room(markers[0], 2)) {
+    marker_drain(markers[0]);
+  }
+  if (is_new) {
+    marker_scan_ephemeron(markers[0], &view, object, type);
+  } else if (marker_scan_pair(markers[0], &view, object, type, &slot)) {
+    marker_wake(markers[0], &view, &slot);
   }
 }
 
@@ -756,7 +761,7 @@ static void mark_wake_ephemeron(uintptr_t object, bool has_waited) {
   if (has_waited) {
     markers[0]->waiting_bytes -= wane__ephemeron_type_of(type)->cleared_bytes;
   }
-  mark_add_ephemeron(object, type);
+  mark_add_ephemeron(object, type, false);
 }
 
 WANE_SCANS_MEMORY void
@@ -778,8 +783,8 @@ wane__mark_add_fields_stw(const struct wane__found *object) {
       }
     }
   }
-  if (type != NULL) {
-    mark_add_ephemeron(object->base, type);
+  if (type != NULL && wane__ephemeron_type_of(type) != NULL) {
+    mark_add_ephemeron(object->base, type, true);
   }
 }
 

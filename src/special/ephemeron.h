@@ -12,7 +12,7 @@
  *
  *   guard;
  *   1  weak, none if WANE__GONE                        (acquire)
- *   2  the mark byte of its slot has the current colour, else none
+ *   2  the mark byte of its slot is not the old colour, else none
  *   3  held                                            (acquire)
  *   4  weak is still the same, else none               (after a fence)
  *   leave the guard with both in registers.
@@ -44,6 +44,34 @@ void wane__ephemerons_sweep(struct wane__block *group);
 /* Clears all whose weak word might die, as if it had: for shutdown. Cycle lock
    held, everything swept; not guarded. */
 void wane__ephemerons_clear_all(void);
+
+/* Step 2 for any word, as marking sees it (mark_is_unmarked): dead is only what
+   points into a slot of the old colour. A word that points nowhere in the
+   heap never dies; nor does one into a free slot or block, unless it was
+   cleared before that was freed: step 4 tells. */
+WANE_INLINE WANE_SCANS_MEMORY bool wane__word_lives(uintptr_t word) {
+  uintptr_t offset = word - wane__arena.start;
+  if (offset >= wane__load_acquire(&wane__arena.committed)) {
+    return true;
+  }
+  const struct wane__block_map *entry =
+      &wane__block_map[offset >> WANE__BLOCK_LOG2];
+  struct wane__found found = {.head = wane__load_acquire(&entry->head)};
+  uint8_t *marks = wane__load_acquire(&entry->marks);
+  if (found.head == 0 || wane__load_relaxed(&entry->head) != found.head) {
+    return true;
+  }
+  uintptr_t start = wane__head_start(found.head);
+  const struct wane__class *class =
+      &wane__classes[wane__head_class(found.head)];
+  size_t idx = ((word - start) >> WANE__GRANULE_LOG2) * class->reciprocal >> 32;
+  uint8_t byte = *(const volatile uint8_t *)&marks[idx];
+  if (WANE_LIKELY(byte == wane__arena.colour) || byte == 0) {
+    return true;
+  }
+  found.base = start + idx * class->slot_bytes;
+  return word - found.base >= wane__found_limit(&found);
+}
 
 /* Both words of a live pair; false if it is gone. Guarded. */
 WANE_INLINE bool wane__pair_read(const struct wane__pair *pair,

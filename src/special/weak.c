@@ -84,7 +84,8 @@ WANE_INLINE WANE_SCANS_MEMORY void *weak_read(uint64_t id) {
     return NULL;
   }
   uintptr_t pointer = wane__load_acquire(&slot->pointer); /* 2 */
-  if (!wane__word_lives(pointer)) {                       /* 3 */
+  if (pointer - wane__arena.start < wane__arena.reserved &&
+      !wane__target_lives(pointer)) { /* 3 */
     return NULL;
   }
   wane__fence_acquire();

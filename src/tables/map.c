@@ -91,7 +91,9 @@ WANE_INLINE bool entry_load(const struct call *call,
                             uintptr_t *value) {
   enum wane__table_mode mode = call->map->mode;
   if (mode == WANE__TABLE_STRONG) {
-    *key = wane__load_relaxed(&entry->pair.weak);
+    /* pairs with the release in wane__table_remove: with a key that is gone
+       comes a value that is */
+    *key = wane__load_acquire(&entry->pair.weak);
     *value = wane__load_acquire(&entry->pair.held);
     return *value != WANE__GONE;
   }
@@ -355,15 +357,17 @@ WANE_PUBLIC void wane_map_range(struct wane_map *m,
     wane__fatal("wane_map_range", "out of memory for the thread's record");
   }
   call.table = wane__load_acquire(&m->table);
-  struct wane__link *link = wane__link_next(&call.table->root);
-  for (; link != NULL; link = wane__link_next(link)) {
+  uint64_t passed = 0;
+  struct wane__entry *entry =
+      wane__table_next_entry(&call.table->root, &passed);
+  while (entry != NULL) {
     uintptr_t key;
     uintptr_t value;
-    if (wane__link_is_entry(link) &&
-        entry_load(&call, (struct wane__entry *)link, &key, &value) &&
+    if (entry_load(&call, entry, &key, &value) &&
         !visit((const void *)key, (void *)value, ctx)) {
       break;
     }
+    entry = wane__table_next_entry(wane__link_next(&entry->link), &passed);
   }
   call_end(&call, 0);
 }

@@ -118,6 +118,8 @@ static void sentinel_remove(struct wane__table *table,
   struct wane__place place;
   wane__or(&sentinel->next, WANE__LINK_REMOVED);
   table_seek(table, order, order, &place);
+  struct wane__link *coarser = wane__table_start(table, order);
+  wane__store(&sentinel->next, (uintptr_t)coarser | WANE__LINK_REMOVED);
 }
 
 /* True if the table's index still has the segment that the sentinel is in. */
@@ -194,18 +196,16 @@ static int64_t table_sum(const struct wane__table *table) {
 /* Counts by hand, and freezes what a thread that is gone left half removed. */
 static WANE_NOINLINE void table_recount(struct wane__table *table) {
   int64_t count = -table_sum(table);
-  struct wane__link *link = wane__link_next(&table->root);
-  for (; link != NULL; link = wane__link_next(link)) {
-    struct wane__entry *entry = (struct wane__entry *)link;
-    if (!wane__link_is_entry(link)) {
-      continue;
-    }
+  uint64_t passed = 0;
+  struct wane__entry *entry = wane__table_next_entry(&table->root, &passed);
+  while (entry != NULL) {
     if (wane__load_relaxed(&entry->pair.weak) == WANE__GONE ||
         wane__load_relaxed(&entry->pair.held) == WANE__GONE) {
-      wane__or(&link->next, WANE__LINK_REMOVED);
+      wane__or(&entry->link.next, WANE__LINK_REMOVED);
     } else {
       count++;
     }
+    entry = wane__table_next_entry(wane__link_next(&entry->link), &passed);
   }
   wane__add_relaxed(&table->count, count);
 }
@@ -382,6 +382,10 @@ bool wane__table_add(struct wane__table *table, const struct wane__place *place,
 
 void wane__table_remove(struct wane__table *table, struct wane__entry *entry) {
   struct wane__place place;
+  if (table->mode ==
+      WANE__TABLE_STRONG) { /* M1: not even a stale entry keeps */
+    wane__store_release(&entry->pair.weak, WANE__GONE); /* its key */
+  }
   wane__or(&entry->link.next, WANE__LINK_REMOVED);
   table_seek(table, entry->link.order, entry->link.order, &place);
   if (table_count_add(table, -1)) {

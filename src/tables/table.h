@@ -35,10 +35,10 @@
  * and it is unlinked, by its remover or by whoever comes along.
  *
  * A reader walks the links and looks at neither bit nor neighbours. It finds
- * every entry that is there all the time: links lead forward only, a frozen
- * one to what followed when it was frozen, and entries that are added in front
- * of their equals are behind one that walks there. For the same reason a
- * walk over the whole table shows no key twice.
+ * every entry that is there all the time: links lead forward, a frozen one to
+ * what followed when it was frozen, and entries that are added in front of
+ * their equals are behind one that walks there. For the same reason a walk
+ * over the whole table (wane__table_next_entry) shows no key twice.
  *
  * Weak entries are ephemerons (mark/ephemeron.h). When a sweep clears one, it
  * takes it out in the same manner (table_entry_cleared), with a limit on the
@@ -53,7 +53,8 @@
  * INV-table-1: of the entries that are not out, no two have equal keys.
  * INV-table-2: the list is sorted; a sentinel comes before all entries of its
  *   bucket.
- * INV-table-3: a link with bit 0 set never changes again.
+ * INV-table-3: nothing is added behind a link with bit 0 set; an entry's never
+ *   changes again, a sentinel's once, when it is unlinked.
  */
 #ifndef WANE_TABLES_TABLE_H
 #define WANE_TABLES_TABLE_H
@@ -177,6 +178,23 @@ WANE_INLINE bool wane__link_is_entry(const struct wane__link *link) {
   return (wane__load_relaxed(&link->order) & 1) != 0;
 }
 
+/* The first entry from a link on, for walking over all: *passed, 0 at first, is
+   the order of the last sentinel, in case one leads back. */
+WANE_INLINE struct wane__entry *wane__table_next_entry(struct wane__link *link,
+                                                       uint64_t *passed) {
+  for (; link != NULL; link = wane__link_next(link)) {
+    uint64_t order = wane__load_relaxed(&link->order);
+    if (order < *passed) {
+      continue;
+    }
+    if (wane__link_is_entry(link)) {
+      return (struct wane__entry *)link;
+    }
+    *passed = order;
+  }
+  return NULL;
+}
+
 /* The place for a new entry: between two links. */
 struct wane__place {
   struct wane__link *before;
@@ -225,6 +243,13 @@ WANE_INLINE struct wane__entry *wane__table_find(struct wane__table *table,
                                ctx);
 }
 
+/* An entry that is in no list and never will be: a stale word may keep it, and
+   then it must not count as one that dies. */
+static inline void wane__entry_drop(struct wane__entry *entry) {
+  wane__store_relaxed(&entry->pair.weak, WANE__GONE);
+  wane__store_relaxed(&entry->pair.held, WANE__GONE);
+}
+
 /* Adds an entry, and returns NULL, unless there is one that matches: that. */
 static inline struct wane__entry *
 wane__table_add_unless(struct wane__table *table, struct wane__entry *fresh,
@@ -234,8 +259,12 @@ wane__table_add_unless(struct wane__table *table, struct wane__entry *fresh,
     wane__table_place(table, fresh->link.order, &place);
     struct wane__entry *found = wane__table_find_from(
         (struct wane__link *)place.at, fresh->link.order, match, ctx);
-    if (found != NULL || wane__table_add(table, &place, fresh)) {
+    if (found != NULL) {
+      wane__entry_drop(fresh);
       return found;
+    }
+    if (wane__table_add(table, &place, fresh)) {
+      return NULL;
     }
   }
 }
