@@ -195,6 +195,7 @@ static bool cycle_run_locked(enum wane__cycle_reason reason, bool sweep) {
   uint64_t start = wane__os_now_ns();
   uint64_t cpu_start = wane__os_thread_cpu_ns();
   struct wane__cycle_trace trace = {.reason = reason};
+  wane__ephemerons_end = reason == WANE__CYCLE_SHUTDOWN;
   wane__background_start();
   wane__pace_prepare();
   wane__static_forget_closed();
@@ -248,7 +249,8 @@ bool wane__cycle_run(enum wane__cycle_reason reason, bool sweep,
   uint64_t begun = wane__load(&cycle_begun);
   wane__lock_acquire(&wane__cycle_lock);
   bool ok = true;
-  if (cycle_completed <= begun && cycle_is_due(reason, more_bytes)) {
+  if (reason == WANE__CYCLE_SHUTDOWN ||
+      (cycle_completed <= begun && cycle_is_due(reason, more_bytes))) {
     uint64_t number = wane__add(&cycle_begun, 1) + 1;
     ok = cycle_run_locked(reason, sweep);
     cycle_completed = ok ? number : cycle_completed;

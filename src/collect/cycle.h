@@ -44,6 +44,7 @@ enum wane__cycle_reason {
   WANE__CYCLE_ROOM,   /* no memory */
   WANE__CYCLE_STRESS,
   WANE__CYCLE_IDLE,
+  WANE__CYCLE_SHUTDOWN, /* ends all ephemerons besides */
 };
 
 /* What happened in the cycles so far; lock: cycle, reads relaxed. */

@@ -11,6 +11,7 @@
 #include "../base/options.h"
 #include "../heap/class_list.h"
 #include "../heap/extent.h"
+#include "../heap/hooks.h"
 #include "../mark/mark.h"
 #include "../mutator/root.h"
 #include "../mutator/thread.h"
@@ -54,7 +55,6 @@ static struct wane__context *fork_self;
 static bool fork_pending;
 
 uint32_t wane__fork_count;
-const struct wane__context *wane__fork_survivor;
 
 static void fork_child(void) {
   wane__fork_count++;
@@ -65,13 +65,13 @@ static void fork_child(void) {
     fork_self = wane__self;
     wane__self = &wane__no_context; /* the next slow path will settle */
   }
-  wane__fork_survivor = fork_self;
   wane__threads_fork_child(fork_self);
   wane__lock_reset(&wane__threads_lock);
   wane__cycle_fork_child();
   wane__mark_fork_child();
   wane__background_fork_child();
   fork_pending = wane__arena.start != 0;
+  wane__hooks.forked();
 }
 
 bool wane__fork_settle(void) {

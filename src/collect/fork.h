@@ -23,13 +23,9 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-struct wane__context;
-
-/* How many forks lead from the first process to this one, and the thread that
-   called the last: what notes the first can tell later whether a thread of that
-   time is still there. */
+/* How many forks lead from the first process to this one: what notes it can
+   tell later whether the threads of that time are still there. */
 extern uint32_t wane__fork_count;
-extern const struct wane__context *wane__fork_survivor;
 
 /* Registers the handlers with pthread_atfork. */
 bool wane__fork_init(void);

@@ -14,8 +14,8 @@
 #include "../base/attr.h"
 #include "../base/check.h"
 #include "../heap/hooks.h"
+#include "../mark/ephemeron.h"
 #include "../special/death.h"
-#include "../special/ephemeron.h"
 #include "../special/queue.h"
 #include "../special/runner.h"
 #include "cycle.h"
@@ -56,7 +56,6 @@ static void shutdown_queue_all(void) {
   wane__sweep_finish_records();
   shutdown_each(SHUTDOWN_WAITING, shutdown_note);
   wane__death_of_all(WANE__SORT_WEAK);
-  wane__ephemerons_clear_all();
   wane__death_of_all(WANE__SORT_FINALIZER);
   shutdown_each(SHUTDOWN_FINALIZERS, shutdown_note);
   wane__death_of_all(WANE__SORT_CLEANUP);
@@ -75,6 +74,9 @@ WANE_PUBLIC void wane_shutdown(unsigned flags) {
   if (self != NULL) {
     wane__runners_stop();
     if ((flags & WANE_RUN_CLEANUPS) != 0) {
+      if (wane__load_relaxed(&wane__ephemerons_exist)) {
+        wane__cycle_run(WANE__CYCLE_SHUTDOWN, true, 0);
+      }
       shutdown_queue_all();
       for (int step = 0; step < SHUTDOWN_STEPS; step++) {
         shutdown_each((enum shutdown_step)step, shutdown_run);

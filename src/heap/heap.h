@@ -89,6 +89,9 @@ WANE_INLINE WANE_SCANS_MEMORY bool wane__target_lives(uintptr_t pointer) {
   return *(const volatile uint8_t *)&marks[idx] == wane__arena.colour;
 }
 
+/* The name of the library's own layouts, by which they are known. */
+extern const char wane__type_of_library[];
+
 /* The bytes that one typed object needs: elements, and the layout's address
    behind them in a small slot. SIZE_MAX on overflow. */
 size_t wane__typed_bytes(const struct wane_type *type, size_t count);

@@ -29,6 +29,8 @@ struct wane__hooks {
   /* Something waits for deaths: cycles must come even if the program rests.
      Not guarded. */
   void (*watch)(void);
+  /* In the child of a fork, on the thread that forked, not attached yet. */
+  void (*forked)(void);
 };
 
 extern const struct wane__hooks wane__hooks;

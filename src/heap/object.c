@@ -108,6 +108,9 @@ WANE_PUBLIC void *wane_realloc(void *ptr, size_t size) {
   size_t bytes = size;
   if (wane__head_kind(found.head) == WANE__KIND_TYPED) {
     size_t element = wane__found_type(&found)->size;
+    if (wane__found_type(&found)->name == wane__type_of_library) {
+      wane__fatal("wane_realloc", "%p is an ephemeron", ptr);
+    }
     size_t rest = element == 0 ? 0 : size % element;
     bytes = rest == 0 ? size : size + (element - rest);
     if (bytes < size) {

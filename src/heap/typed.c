@@ -13,6 +13,8 @@
 
 #define CHECKED_TYPES 8
 
+const char wane__type_of_library[] = "the library's own";
+
 static void typed_check(const struct wane_type *type) {
   static const char name[] = "wane_alloc_typed";
   const char *type_name = type->name != NULL ? type->name : "?";

@@ -26,6 +26,7 @@
 #include "../mutator/stop.h"
 #include "../mutator/thread.h"
 #include "../special/runner.h"
+#include "../tables/cache.h"
 
 static pthread_mutex_t start_mutex = PTHREAD_MUTEX_INITIALIZER;
 static bool start_read_options; /* lock: start_mutex */
@@ -79,6 +80,7 @@ const struct wane__hooks wane__hooks = {
     .collect_for_stress = wane__cycle_for_stress,
     .sweep = wane__sweep_group,
     .watch = wane__background_watch,
+    .forked = wane__cache_forked,
 };
 
 /* The main thread is known from the start, so that what it holds is safe

@@ -10,11 +10,13 @@
    WANE__BLOCK_BYTES / WANE__GRANULE_BYTES * sizeof(uintptr_t))
 
 const char wane__gone;
-const char wane__ephemeron_name[] = "ephemeron";
+bool wane__ephemerons_exist;
+bool wane__ephemerons_end;
 
 static struct {
   struct wane__waiting *fresh; /* got a chain since the last look. atomic */
-  uintptr_t aside;             /* a chain, without memory. atomic */
+  uintptr_t aside;             /* a chain. atomic */
+  uintptr_t noted;             /* a chain: to be cleared. atomic */
   unsigned groups;             /* that got an array in this cycle. atomic */
 } ephemerons;
 
@@ -80,11 +82,20 @@ static uintptr_t *chain_of(const struct wane__waiting *waiting,
       ->chains[slot->mark - wane__block_marks(waiting->group)];
 }
 
-void wane__ephemeron_put_aside(uintptr_t object, struct wane__pair *pair) {
+static void chain_push_once(uintptr_t *chain, uintptr_t object,
+                            struct wane__pair *pair) {
   uintptr_t free = 0;
   if (wane__cas(&pair->wait, &free, WANE__WAIT_LAST)) {
-    chain_push(&ephemerons.aside, object, pair);
+    chain_push(chain, object, pair);
   }
+}
+
+void wane__ephemeron_put_aside(uintptr_t object, struct wane__pair *pair) {
+  chain_push_once(&ephemerons.aside, object, pair);
+}
+
+void wane__ephemeron_note(uintptr_t object, struct wane__pair *pair) {
+  chain_push_once(&ephemerons.noted, object, pair);
 }
 
 enum wane__wait wane__ephemeron_wait(uintptr_t object, struct wane__pair *pair,
@@ -166,7 +177,7 @@ void wane__ephemeron_clear(uintptr_t object, struct wane__pair *pair) {
   }
 }
 
-static void ephemeron_clear_aside(uintptr_t object, bool has_waited) {
+static void ephemeron_clear_now(uintptr_t object, bool has_waited) {
   (void)has_waited;
   struct wane__found found = wane__block_slot_of(object);
   wane__ephemeron_clear(
@@ -175,7 +186,9 @@ static void ephemeron_clear_aside(uintptr_t object, bool has_waited) {
 }
 
 unsigned wane__ephemerons_finish_stw(void) {
-  chain_wake(&ephemerons.aside, ephemeron_clear_aside);
+  chain_wake(&ephemerons.aside, ephemeron_clear_now);
+  chain_wake(&ephemerons.noted, ephemeron_clear_now);
+  ephemerons.fresh = NULL; /* what came after the last look is all right */
   unsigned groups = ephemerons.groups;
   ephemerons.groups = 0;
   return groups;

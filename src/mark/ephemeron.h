@@ -45,6 +45,7 @@
 #include "../../include/wane/heap.h"
 #include "../base/attr.h"
 #include "../heap/block.h"
+#include "../heap/heap.h"
 
 /* In the mark byte of an unmarked slot: ephemerons wait for it. */
 #define WANE__MARK_AWAITED 4u
@@ -60,7 +61,8 @@ struct wane__ephemeron_type {
   struct wane_type type; /* its pointers are always marked, as is the type
                             itself if it is managed */
   uint32_t pair_offset;
-  bool is_both_weak;      /* held is not marked either, and counts as weak */
+  bool is_both_weak; /* held is not marked either, and counts as weak */
+  bool ends_at_shutdown;
   uint32_t cleared_bytes; /* memory that clearing one makes garbage */
   /* The ephemeron has been cleared by a sweep: guarded, or on a thread of the
      library; stripe held. Or STW. May be NULL. */
@@ -71,13 +73,16 @@ struct wane__ephemeron_type {
 extern const char wane__gone;
 #define WANE__GONE ((uintptr_t)&wane__gone)
 
-/* The name of all ephemeron types, by which they are known. */
-extern const char wane__ephemeron_name[];
+/* Some have been made that end at shutdown. relaxed */
+extern bool wane__ephemerons_exist;
+/* This cycle ends them: those whose weak words live are cleared, too, when it
+   has marked. Cycle lock. */
+extern bool wane__ephemerons_end;
 
-/* NULL: the type is not one of an ephemeron. */
+/* NULL: the type is not one of an ephemeron. The library has no others. */
 WANE_INLINE const struct wane__ephemeron_type *
 wane__ephemeron_type_of(const struct wane_type *type) {
-  return type->name == wane__ephemeron_name
+  return type->name == wane__type_of_library
              ? (const struct wane__ephemeron_type *)type
              : NULL;
 }
@@ -116,6 +121,9 @@ enum wane__wait wane__ephemeron_wait(uintptr_t object, struct wane__pair *pair,
 /* It is looked at again between rounds. Markers, STW. */
 void wane__ephemeron_put_aside(uintptr_t object, struct wane__pair *pair);
 
+/* In a cycle that ends them: it is to be cleared. Markers, STW. */
+void wane__ephemeron_note(uintptr_t object, struct wane__pair *pair);
+
 /* Takes the chain of a slot; 0: there is none. Markers, STW. */
 uintptr_t wane__ephemeron_take(const struct wane__found *slot);
 
@@ -125,8 +133,8 @@ void wane__ephemerons_settle_stw(unsigned markers,
                                  void (*wake)(uintptr_t object,
                                               bool has_waited));
 
-/* After the last round: clears those that were put aside. Returns how many
-   groups have chains. STW. */
+/* After the last round: clears those that were put aside, and those noted.
+   Returns how many groups have chains. STW. */
 unsigned wane__ephemerons_finish_stw(void);
 
 /* Sets both words to WANE__GONE and tells the type. */

@@ -59,6 +59,7 @@ struct marker {
   uint64_t cpu_ns;
   uint64_t waiting_bytes; /* of entries that wait, less those woken */
   bool overflowed;
+  bool has_put_aside; /* an ephemeron, for want of room */
 
   struct wane__lock share_lock WANE_ALIGNED(WANE_CACHE_LINE);
   uint32_t share_count; /* lock: share_lock; read relaxed as a hint */
@@ -224,6 +225,7 @@ static bool marker_scan_pair(struct marker *m, const struct mark_view *view,
   }
   if (!marker_has_room(m, 1)) {
     wane__ephemeron_put_aside(object, pair);
+    m->has_put_aside = true;
     return false;
   }
   if (mark_is_unmarked(view, weak, out) ||
@@ -234,6 +236,11 @@ static bool marker_scan_pair(struct marker *m, const struct mark_view *view,
   }
   if (!type->is_both_weak) {
     m->top = mark_push(m->top, view, held);
+  }
+  if (WANE_UNLIKELY(wane__ephemerons_end) && type->ends_at_shutdown &&
+      (weak - view->start < view->bytes ||
+       (type->is_both_weak && held - view->start < view->bytes))) {
+    wane__ephemeron_note(object, pair);
   }
   return false;
 }
@@ -834,8 +841,10 @@ void wane__mark_all_stw(unsigned active, struct wane__mark_totals *totals) {
   do {
     mark_round(active);
     totals->rescans += mark_rescan(active);
+    first->has_put_aside = false;
     wane__ephemerons_settle_stw(active, mark_wake_ephemeron);
-  } while (first->top != first->bottom || first->overflowed);
+  } while (first->top != first->bottom || first->overflowed ||
+           first->has_put_aside);
   totals->markers = active;
   for (unsigned i = 0; i < active; i++) {
     struct marker *m = markers[i];

@@ -43,38 +43,3 @@ void wane__ephemerons_sweep(struct wane__block *group) {
   wane__spin_release(lock);
   wane__fence_release(); /* pairs with the fence in wane__pair_read */
 }
-
-/* Those of a group whose weak words may die. */
-static void clear_all_of(const struct wane__block *group) {
-  size_t slot_bytes = wane__classes[group->class].slot_bytes;
-  uintptr_t object = wane__block_start(group);
-  for (size_t i = 0; i < wane__block_slots(group); i++, object += slot_bytes) {
-    struct wane__found found = wane__block_slot_of(object);
-    if (*found.mark != wane__arena.colour || wane__found_type(&found) == NULL) {
-      continue;
-    }
-    const struct wane__ephemeron_type *type =
-        wane__ephemeron_type_of(wane__found_type(&found));
-    struct wane__pair *pair =
-        type != NULL ? wane__ephemeron_pair(type, object) : NULL;
-    if (pair != NULL &&
-        (pair->weak - wane__arena.start < wane__arena.reserved ||
-         (type->is_both_weak &&
-          pair->held - wane__arena.start < wane__arena.reserved))) {
-      wane__ephemeron_clear(object, pair);
-    }
-  }
-}
-
-void wane__ephemerons_clear_all(void) {
-  struct wane__context *self = wane__self;
-  size_t blocks = wane__arena.committed >> WANE__BLOCK_LOG2;
-  for (size_t i = 0; i < blocks; i++) {
-    const struct wane__block *block = &wane__blocks[i];
-    wane__guard_enter(self);
-    if (block->state == WANE__BLOCK_SMALL && block->kind == WANE__KIND_TYPED) {
-      clear_all_of(block);
-    }
-    wane__guard_leave(self);
-  }
-}

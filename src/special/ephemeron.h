@@ -41,10 +41,6 @@
    caller owns the group, which is unswept. */
 void wane__ephemerons_sweep(struct wane__block *group);
 
-/* Clears all whose weak word might die, as if it had: for shutdown. Cycle lock
-   held, everything swept; not guarded. */
-void wane__ephemerons_clear_all(void);
-
 /* Step 2 for any word, as marking sees it (mark_is_unmarked): dead is only what
    points into a slot of the old colour. A word that points nowhere in the
    heap never dies; nor does one into a free slot or block, unless it was

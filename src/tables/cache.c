@@ -20,19 +20,20 @@
  * done count for nothing, so no circle is seen that is not there.
  *
  * A flight whose thread exits in create ends with ECANCELED. In the child of a
- * fork those of vanished threads are taken off the list when met.
+ * fork those of other threads are taken off the list when met.
  *
  * The list and the values used last are guarded by the stripe's lock of the
  * cache's own group (special/group.h), with which fork knows how to deal.
  *
  * INV-cache-1: of the flights on a cache's list no two have equal keys.
  */
-#include "../../include/wane/cache.h"
+#include "cache.h"
 
 #include <errno.h>
 #include <pthread.h>
 #include <string.h>
 
+#include "../../include/wane/cache.h"
 #include "../../include/wane/heap.h"
 #include "../../include/wane/lifetime.h"
 #include "../base/check.h"
@@ -63,17 +64,16 @@ struct asked {
 };
 
 struct flight {
-  struct flight *next;               /* on the cache's list. lock: stripe */
-  struct cache_key *key;             /* const */
-  void *value;                       /* const once it is done, as is error */
-  int error;                         /* errno of a NULL value */
-  uint32_t is_done;                  /* a futex. seq_cst */
-  uint32_t fork_count;               /* of its process. const */
-  const struct wane__context *owner; /* const */
-  struct flight *outer;              /* of the same thread, or NULL. const */
-  struct flight *outermost;          /* of the same thread. const */
-  struct flight *waits_for;          /* of the outermost. seq_cst */
-  struct wane_cache *cache;          /* const */
+  struct flight *next;      /* on the cache's list. lock: stripe */
+  struct cache_key *key;    /* const */
+  void *value;              /* const once it is done, as is error */
+  int error;                /* errno of a NULL value */
+  uint32_t is_done;         /* a futex. seq_cst */
+  uint32_t fork_count;      /* of its process. only fork changes it */
+  struct flight *outer;     /* of the same thread, or NULL. const */
+  struct flight *outermost; /* of the same thread. const */
+  struct flight *waits_for; /* of the outermost. seq_cst */
+  struct wane_cache *cache; /* const */
 };
 
 struct wane_cache {
@@ -151,7 +151,7 @@ wane_cache_new(const struct wane_cache_config *config) {
   c->config = *config;
   c->recent.lock = wane__stripe_of(wane__group_of(&found));
   c->recent.limit = config->keep_recent;
-  c->table = wane__table_new(WANE__TABLE_WEAK_VALUES);
+  c->table = wane__table_new(WANE__TABLE_WEAK_VALUES, true);
   return c->table != NULL ? c : NULL;
 }
 
@@ -181,10 +181,15 @@ static bool flight_is_own(const struct flight *flight) {
   return own != NULL;
 }
 
-/* Its thread was not the one that forked. */
+/* Its thread has stayed in the parent of a fork. */
 static bool flight_has_vanished(const struct flight *flight) {
-  return WANE_UNLIKELY(flight->fork_count != wane__fork_count) &&
-         flight->owner != wane__fork_survivor && !flight_is_own(flight);
+  return flight->fork_count != wane__fork_count;
+}
+
+void wane__cache_forked(void) {
+  for (struct flight *own = flight_self; own != NULL; own = own->outer) {
+    own->fork_count = wane__fork_count;
+  }
 }
 
 /* The flight of an equal key; if there is none, NULL, and `fresh` is it from
@@ -321,7 +326,6 @@ static WANE_NOINLINE void *cache_miss(struct wane_cache *c,
   fresh->cache = c;
   fresh->key = key;
   fresh->fork_count = wane__fork_count;
-  fresh->owner = asked->self;
   fresh->outermost = fresh;
   struct flight *other = flight_find_or_add(c, asked, fresh);
   if (other == NULL) {

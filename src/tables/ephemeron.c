@@ -14,14 +14,16 @@ struct wane_ephemeron {
 };
 
 static const struct wane__ephemeron_type ephemeron_type = {
-    .type = {.name = wane__ephemeron_name,
+    .type = {.name = wane__type_of_library,
              .size = sizeof(struct wane_ephemeron)},
+    .ends_at_shutdown = true,
 };
 
 WANE_PUBLIC struct wane_ephemeron *wane_ephemeron_new(const void *key,
                                                       void *value) {
   struct wane_ephemeron *e = wane__typed_alloc(&ephemeron_type.type, 1);
   if (e != NULL) {
+    wane__store_relaxed(&wane__ephemerons_exist, true);
     /* held first: with the weak word it begins to count */
     wane__store_release(&e->pair.held, (uintptr_t)value);
     wane__store_release(&e->pair.weak, (uintptr_t)key);

@@ -225,7 +225,7 @@ WANE_PUBLIC struct wane_map *wane_map_new(const struct wane_map_ops *ops,
   }
   m->mode = modes[flags];
   m->ops = ops != NULL ? *ops : (struct wane_map_ops){0};
-  m->table = wane__table_new(m->mode);
+  m->table = wane__table_new(m->mode, true);
   return m->table != NULL ? m : NULL;
 }
 
@@ -376,7 +376,7 @@ WANE_PUBLIC void wane_map_clear(struct wane_map *m) {
   if (m == NULL) {
     wane__fatal("wane_map_clear", "the map is NULL");
   }
-  struct wane__table *fresh = wane__table_new(m->mode);
+  struct wane__table *fresh = wane__table_new(m->mode, true);
   if (fresh != NULL) {
     wane__store(&m->table, fresh);
   }

@@ -32,7 +32,8 @@ static const struct wane__index index_empty;
 static void table_entry_cleared(const struct wane__ephemeron_type *type,
                                 void *object);
 
-struct wane__table *wane__table_new(enum wane__table_mode mode) {
+struct wane__table *wane__table_new(enum wane__table_mode mode,
+                                    bool ends_at_shutdown) {
   wane__hash_init();
   struct wane__table *table =
       wane__heap_alloc_fast(WANE__KIND_SCAN, sizeof *table);
@@ -43,15 +44,19 @@ struct wane__table *wane__table_new(enum wane__table_mode mode) {
   table->fork_count = wane__fork_count;
   table->index = (struct wane__index *)&index_empty;
   table->type = (struct wane__ephemeron_type){
-      .type = {.name = wane__ephemeron_name,
+      .type = {.name = wane__type_of_library,
                .size = sizeof(struct wane__entry),
                .pointer_count = 1,
                .pointer_offsets = entry_pointers},
       .pair_offset = offsetof(struct wane__entry, pair),
       .is_both_weak = mode == WANE__TABLE_WEAK_BOTH,
+      .ends_at_shutdown = ends_at_shutdown,
       .cleared_bytes = sizeof(struct wane__entry) + sizeof(struct wane_type *),
       .on_cleared = table_entry_cleared,
   };
+  if (mode != WANE__TABLE_STRONG && ends_at_shutdown) {
+    wane__store_relaxed(&wane__ephemerons_exist, true);
+  }
   return table;
 }
 
@@ -288,7 +293,9 @@ static void table_grow(struct wane__table *table, size_t level) {
 /* The same down, when the level given up last is gone. */
 static void table_shrink(struct wane__table *table, size_t level) {
   struct wane__index *old = wane__load_acquire(&table->index);
-  if (old->level != level || wane__load_acquire(&table->retired) != NULL) {
+  if (old->level != level ||
+      (old->retired != NULL &&
+       wane__load_acquire(&old->retired->segment) != NULL)) {
     return;
   }
   int saved = errno;
@@ -297,14 +304,10 @@ static void table_shrink(struct wane__table *table, size_t level) {
   struct wane__index *fresh =
       retired != NULL ? index_new(old, level - 1) : NULL;
   if (fresh != NULL) {
-    *retired = (struct wane__table_retired){
-        .segment = old->segments[level - 1],
-        .count = (size_t)1 << (level - 1),
-        .level = level,
-    };
-    if (wane__cas(&table->index, &old, fresh)) {
-      wane__store(&table->retired, retired);
-    }
+    retired->segment = old->segments[level - 1];
+    retired->count = (size_t)1 << (level - 1);
+    fresh->retired = retired;
+    (void)wane__cas(&table->index, &old, fresh);
   }
   errno = saved;
 }
@@ -322,26 +325,28 @@ static void table_look(struct wane__table *table) {
 
 /* Unlinks some sentinels of a retired segment, if there is one. */
 static void table_retire_some(struct wane__table *table) {
-  struct wane__table_retired *retired = wane__load_acquire(&table->retired);
-  if (WANE_LIKELY(retired == NULL)) {
+  struct wane__table_retired *retired =
+      wane__load_acquire(&table->index)->retired;
+  struct wane__link *segment =
+      retired != NULL ? wane__load_acquire(&retired->segment) : NULL;
+  if (WANE_LIKELY(segment == NULL)) {
     return;
   }
   size_t portion = retired->count / RETIRE_SHARE;
   portion = portion > RETIRE_MIN ? portion : RETIRE_MIN;
   size_t first = wane__add(&retired->next, portion);
   if (first >= retired->count) {
-    (void)wane__cas(&table->retired, &retired, NULL);
+    wane__store_release(&retired->segment, NULL);
     return;
   }
   size_t end = first + portion;
   end = end < retired->count ? end : retired->count;
   for (size_t i = first; i < end; i++) {
-    struct wane__link *sentinel = &retired->segment[i];
     uint64_t order = 0;
     /* nobody begins to put it in any more; whoever has begun removes it */
-    if (!wane__cas(&sentinel->order, &order, WANE__ORDER_CLAIMED) &&
+    if (!wane__cas(&segment[i].order, &order, WANE__ORDER_CLAIMED) &&
         (order & WANE__ORDER_READY) != 0) {
-      sentinel_remove(table, sentinel);
+      sentinel_remove(table, &segment[i]);
     }
   }
 }

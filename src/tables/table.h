@@ -93,10 +93,18 @@ struct wane__entry {
   struct wane__pair pair;
 };
 
+/* A segment whose sentinels are to be unlinked. */
+struct wane__table_retired {
+  struct wane__link *segment; /* NULL when that is done. atomic */
+  size_t count;
+  size_t next; /* atomic */
+};
+
 /* Const once it is in use. */
 struct wane__index {
   size_t level;
-  struct wane__link *segments[]; /* of level 1 and up */
+  struct wane__table_retired *retired; /* when it last shrank, or NULL */
+  struct wane__link *segments[];       /* of level 1 and up */
 };
 
 /* A share of the count; each is used by some of the threads. */
@@ -106,28 +114,20 @@ struct wane__table_cell {
   char unused[WANE_CACHE_LINE - sizeof(int64_t) - sizeof(uint32_t)];
 };
 
-/* A segment whose sentinels are to be unlinked. */
-struct wane__table_retired {
-  struct wane__link *segment;
-  size_t count;
-  size_t next; /* atomic */
-  size_t level;
-};
-
 /* A managed object. */
 struct wane__table {
   struct wane__link root;
   struct wane__index *index; /* atomic */
   enum wane__table_mode mode;
-  int64_t count;                       /* less cells. atomic */
-  uint32_t fork_count;                 /* of its process. atomic */
-  struct wane__table_cell *cells;      /* or NULL. atomic */
-  struct wane__table_retired *retired; /* or NULL. atomic */
-  struct wane__ephemeron_type type;    /* of weak entries */
+  int64_t count;                    /* less cells. atomic */
+  uint32_t fork_count;              /* of its process. atomic */
+  struct wane__table_cell *cells;   /* or NULL. atomic */
+  struct wane__ephemeron_type type; /* of weak entries */
 };
 
-/* NULL with ENOMEM. */
-struct wane__table *wane__table_new(enum wane__table_mode mode);
+/* NULL with ENOMEM. ends_at_shutdown: of weak entries. */
+struct wane__table *wane__table_new(enum wane__table_mode mode,
+                                    bool ends_at_shutdown);
 
 /* Makes an order of a hash. */
 WANE_INLINE uint64_t wane__table_order(uint64_t hash) {

@@ -34,7 +34,7 @@ static struct wane__table *unique_table(enum unique_sort sort) {
   if (WANE_LIKELY(table != NULL)) {
     return table;
   }
-  struct wane__table *fresh = wane__table_new(WANE__TABLE_WEAK_KEYS);
+  struct wane__table *fresh = wane__table_new(WANE__TABLE_WEAK_KEYS, false);
   if (fresh == NULL || wane__cas(&unique_tables[sort], &table, fresh)) {
     return fresh;
   }
