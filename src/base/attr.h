@@ -19,6 +19,14 @@
 #define WANE_HOT __attribute__((hot, aligned(64)))
 #define WANE_PRINTF(fmt, args) __attribute__((format(printf, fmt, args)))
 
+/* An inline function that scans memory, in callers that do not: there it must
+   not be inlined where ThreadSanitizer looks. */
+#if defined(__SANITIZE_THREAD__)
+#  define WANE_INLINE_SCAN static WANE_NOINLINE __attribute__((unused))
+#else
+#  define WANE_INLINE_SCAN WANE_INLINE
+#endif
+
 #define WANE_CACHE_LINE 64
 #define WANE_ALIGNED(n) __attribute__((aligned(n)))
 

@@ -168,7 +168,7 @@ void wane__ephemeron_clear(uintptr_t object, struct wane__pair *pair) {
   struct wane__found found = wane__block_slot_of(object);
   const struct wane__ephemeron_type *type =
       wane__ephemeron_type_of(wane__found_type(&found));
-  WANE_CHECK(*found.mark != 0,
+  WANE_CHECK(wane__load_relaxed(found.mark) != 0,
              "INV-ephemeron-2: what waits for a dead object is alive");
   wane__store_relaxed(&pair->weak, WANE__GONE);
   wane__store_relaxed(&pair->held, WANE__GONE);

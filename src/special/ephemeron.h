@@ -45,7 +45,7 @@ void wane__ephemerons_sweep(struct wane__block *group);
    points into a slot of the old colour. A word that points nowhere in the
    heap never dies; nor does one into a free slot or block, unless it was
    cleared before that was freed: step 4 tells. */
-WANE_INLINE WANE_SCANS_MEMORY bool wane__word_lives(uintptr_t word) {
+WANE_INLINE_SCAN WANE_SCANS_MEMORY bool wane__word_lives(uintptr_t word) {
   uintptr_t offset = word - wane__arena.start;
   if (offset >= wane__load_acquire(&wane__arena.committed)) {
     return true;

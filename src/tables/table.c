@@ -373,7 +373,8 @@ bool wane__table_add(struct wane__table *table, const struct wane__place *place,
              "INV-table-3: nothing is added behind a frozen link");
   wane__store_relaxed(&entry->link.next, place->at);
   WANE_CHECK(place->at == 0 ||
-                 ((struct wane__link *)place->at)->order >= entry->link.order,
+                 wane__load_relaxed(&((struct wane__link *)place->at)->order) >=
+                     entry->link.order,
              "INV-table-2: an entry goes before those of its order");
   if (!wane__cas(&place->before->next, &expected, (uintptr_t)entry)) {
     return false;
