@@ -10,6 +10,8 @@
 
 #include <stdint.h>
 
+#include "attr.h"
+
 #define wane__load_relaxed(p) __atomic_load_n((p), __ATOMIC_RELAXED)
 #define wane__load_acquire(p) __atomic_load_n((p), __ATOMIC_ACQUIRE)
 #define wane__load(p) __atomic_load_n((p), __ATOMIC_SEQ_CST)
@@ -40,7 +42,7 @@
 /* All that was stored before, before all that is stored after; and all that
    was loaded before, before all that is loaded after. ThreadSanitizer does not
    know fences: it sees a full one, a locked operation on the stack. */
-#if defined(__SANITIZE_THREAD__)
+#if defined(WANE_TSAN)
 #  define wane__fence_release()                                                \
     ((void)__atomic_fetch_add(&(uint32_t){0}, 0, __ATOMIC_SEQ_CST))
 #  define wane__fence_acquire() wane__fence_release()

@@ -22,6 +22,13 @@
 /* An inline function that scans memory, in callers that do not: there it must
    not be inlined where ThreadSanitizer looks. */
 #if defined(__SANITIZE_THREAD__)
+#  define WANE_TSAN 1
+#elif defined(__has_feature)
+#  if __has_feature(thread_sanitizer)
+#    define WANE_TSAN 1
+#  endif
+#endif
+#if defined(WANE_TSAN)
 #  define WANE_INLINE_SCAN static WANE_NOINLINE __attribute__((unused))
 #else
 #  define WANE_INLINE_SCAN WANE_INLINE

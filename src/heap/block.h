@@ -206,7 +206,7 @@ static inline struct wane__found wane__block_slot_of(uintptr_t addr) {
 }
 
 /* Bytes of the slot or of the large object. */
-static inline size_t wane__found_bytes(const struct wane__found *found) {
+WANE_INLINE size_t wane__found_bytes(const struct wane__found *found) {
   if (WANE_UNLIKELY((found->head & WANE__HEAD_LARGE) != 0)) {
     return wane__block_at(found->base)->large_bytes;
   }
@@ -215,7 +215,7 @@ static inline size_t wane__found_bytes(const struct wane__found *found) {
 
 /* Where the part of it ends that its user has: a pointer beyond is not one
    to this object. */
-static inline size_t wane__found_limit(const struct wane__found *found) {
+WANE_INLINE size_t wane__found_limit(const struct wane__found *found) {
   size_t bytes = wane__found_bytes(found);
   return wane__head_kind(found->head) == WANE__KIND_TYPED &&
                  (found->head & WANE__HEAD_LARGE) == 0

@@ -304,8 +304,6 @@ static int flight_fly(struct flight *flight, struct asked *asked) {
 /* Runs create, unless another flight has ended since the miss. */
 static void *flight_run(struct flight *flight, struct asked *asked) {
   int saved = errno;
-  flight->outer = flight_self;
-  flight->outermost = flight_self != NULL ? flight_self->outermost : flight;
   flight_self = flight;
   int error = 0;
   if (!cache_find(flight->cache, asked)) {
@@ -326,7 +324,8 @@ static WANE_NOINLINE void *cache_miss(struct wane_cache *c,
   fresh->cache = c;
   fresh->key = key;
   fresh->fork_count = wane__fork_count;
-  fresh->outermost = fresh;
+  fresh->outer = flight_self;
+  fresh->outermost = flight_self != NULL ? flight_self->outermost : fresh;
   struct flight *other = flight_find_or_add(c, asked, fresh);
   if (other == NULL) {
     return flight_run(fresh, asked);
