@@ -251,7 +251,7 @@ static inline void wane__entry_drop(struct wane__entry *entry) {
 }
 
 /* Adds an entry, and returns NULL, unless there is one that matches: that. */
-static inline struct wane__entry *
+WANE_INLINE struct wane__entry *
 wane__table_add_unless(struct wane__table *table, struct wane__entry *fresh,
                        wane__table_match *match, void *ctx) {
   for (;;) {

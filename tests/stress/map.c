@@ -370,6 +370,7 @@ static void run_history(uint64_t number) {
   }
 }
 
+/* INV-table-1: a key that is there twice would show in some history. */
 static void all_histories_are_linearizable(void **state) {
   (void)state;
   pthread_t threads[THREADS];
