@@ -13,8 +13,8 @@
  * equal keys, equal hashes, and neither may change while the key is in the map.
  * If they disagree, a key may not be found or be in the map twice; nothing
  * else goes wrong. Both are called without any lock held and may allocate and
- * use other maps, but not this one. What they get is a key of the map or of a
- * caller, alive for the call.
+ * use other maps, but not this one, nor detach the thread. What they get is a
+ * key of the map or of a caller, alive for the call.
  *
  * Weak maps. With WANE_WEAK_VALUES an entry is gone as soon as its value's
  * object is found dead; the map keeps the key alive as long as the value lives.

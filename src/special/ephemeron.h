@@ -84,9 +84,7 @@ WANE_INLINE bool wane__pair_read(const struct wane__pair *pair,
       return false;
     }
     wane__fence_acquire();
-    if (WANE_LIKELY(
-            wane__load_relaxed(&pair->weak) == *weak && /* 4 */
-            (!is_both_weak || wane__load_relaxed(&pair->held) == *held))) {
+    if (WANE_LIKELY(wane__load_relaxed(&pair->weak) == *weak)) { /* 4 */
       return true;
     }
   }

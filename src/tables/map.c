@@ -343,6 +343,14 @@ WANE_PUBLIC bool wane_map_compare_and_delete(struct wane_map *m,
   return done;
 }
 
+static struct wane__context *range_self(void) {
+  struct wane__context *self = wane__attach();
+  if (self == NULL) {
+    wane__fatal("wane_map_range", "out of memory for the thread's record");
+  }
+  return self;
+}
+
 WANE_PUBLIC void wane_map_range(struct wane_map *m,
                                 bool (*visit)(const void *key, void *value,
                                               void *ctx),
@@ -352,10 +360,7 @@ WANE_PUBLIC void wane_map_range(struct wane_map *m,
     wane__fatal("wane_map_range", "%s is NULL",
                 m == NULL ? "the map" : "visit");
   }
-  call.self = wane__attach();
-  if (call.self == NULL) {
-    wane__fatal("wane_map_range", "out of memory for the thread's record");
-  }
+  call.self = range_self();
   call.table = wane__load_acquire(&m->table);
   uint64_t passed = 0;
   struct wane__entry *entry =
@@ -363,9 +368,11 @@ WANE_PUBLIC void wane_map_range(struct wane_map *m,
   while (entry != NULL) {
     uintptr_t key;
     uintptr_t value;
-    if (entry_load(&call, entry, &key, &value) &&
-        !visit((const void *)key, (void *)value, ctx)) {
-      break;
+    if (entry_load(&call, entry, &key, &value)) {
+      if (!visit((const void *)key, (void *)value, ctx)) {
+        break;
+      }
+      call.self = range_self(); /* visit may have detached the thread */
     }
     entry = wane__table_next_entry(wane__link_next(&entry->link), &passed);
   }

@@ -53,13 +53,14 @@ static void recent_rise(struct wane__recent *recent, size_t place,
   slot_put(recent, place, slot);
 }
 
-/* Puts the slot in place of the one used least recently. */
+/* Puts the slot in place of the one used least recently; or about so, if others
+   use those held faster than they can be looked at. */
 static void recent_replace_locked(struct wane__recent *recent,
                                   struct wane__recent_slot slot) {
-  for (;;) {
+  for (size_t turns = 0;; turns++) {
     struct wane__recent_slot top = recent->slots[0];
     uint64_t used = wane__load_relaxed(&top.item->used);
-    if (used == top.noted) {
+    if (used == top.noted || turns > recent->count) {
       wane__store_relaxed(&top.item->place, 0);
       recent_sink(recent, 1, slot);
       return;

@@ -123,6 +123,8 @@ static void sentinel_remove(struct wane__table *table,
   struct wane__place place;
   wane__or(&sentinel->next, WANE__LINK_REMOVED);
   table_seek(table, order, order, &place);
+  /* the index does not have this one any more, so two that are removed at once
+     cannot come to lead to each other */
   struct wane__link *coarser = wane__table_start(table, order);
   wane__store(&sentinel->next, (uintptr_t)coarser | WANE__LINK_REMOVED);
 }
