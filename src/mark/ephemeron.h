@@ -3,8 +3,10 @@
  * second, held, is marked only if the object of the first, weak, is.
  *
  * An ephemeron is a typed object whose layout is a struct
- * wane__ephemeron_type. When a marker scans one and the weak word's object is
- * not marked yet, the ephemeron waits: it goes on a chain that belongs to that
+ * wane__ephemeron_type. A marker that meets one puts it by until there is
+ * nothing else to mark: then most weak words have been marked by other ways,
+ * and what is looked at can be fetched ahead. If the weak word's object is not
+ * marked then, the ephemeron waits: it goes on a chain that belongs to that
  * object's slot, and a bit in the slot's mark byte says so. Whoever marks a
  * slot with that bit takes the chain and looks at each ephemeron in it again.
  * So each is looked at twice at most (of those with two weak words three
@@ -43,6 +45,7 @@
 #include <stdint.h>
 
 #include "../../include/wane/heap.h"
+#include "../base/atomic.h"
 #include "../base/attr.h"
 #include "../heap/block.h"
 #include "../heap/heap.h"
@@ -126,6 +129,18 @@ void wane__ephemeron_note(uintptr_t object, struct wane__pair *pair);
 
 /* Takes the chain of a slot; 0: there is none. Markers, STW. */
 uintptr_t wane__ephemeron_take(const struct wane__found *slot);
+
+/* Begins to fetch what the two above use. */
+WANE_INLINE void
+wane__ephemeron_prefetch_chain(const struct wane__found *slot) {
+  const struct wane__block *group =
+      wane__block_at(wane__head_start(slot->head));
+  const struct wane__waiting *waiting = wane__load_relaxed(&group->waiting);
+  if (waiting != NULL) {
+    __builtin_prefetch(&waiting->chains[slot->mark - wane__block_marks(group)],
+                       1);
+  }
+}
 
 /* Between rounds: calls wake for each ephemeron that must be looked at again,
    out of its chain; has_waited: it was not merely put aside. STW. */

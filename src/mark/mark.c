@@ -29,6 +29,10 @@
 /* Objects between two looks at whether somebody is hungry. */
 #define SHARE_INTERVAL 64u
 #define STACK_RELEASE_BYTES (1u << 20)
+/* Ephemerons looked at before what they hold is marked: an empty stack has
+   room for that. And how far ahead they, and then mark bytes, are fetched. */
+#define LATER_PORTION 2048u
+#define LATER_AHEAD 12u
 /* What tells a small object of words, in a map entry's head: only the first
    of these bits is set. */
 #define MARK_HEAD_PLAIN                                                        \
@@ -54,6 +58,12 @@ struct marker {
   uintptr_t *bottom; /* owner; words in use are [bottom, top) */
   uintptr_t *top;
   uintptr_t *highest; /* seen now and then */
+  /* Ephemerons to look at when there is nothing else to do: most of their weak
+     words are marked then. Behind the stack's address space. owner */
+  uintptr_t *later;
+  size_t later_count;
+  size_t later_room;
+  const struct wane__ephemeron_type *last_type; /* pushed last, or NULL */
   uint64_t objects;
   uint64_t bytes;
   uint64_t cpu_ns;
@@ -263,19 +273,90 @@ static WANE_NOINLINE void marker_wake(struct marker *m,
   }
 }
 
+/* Looks at an ephemeron now. */
+static void marker_look(struct marker *m, const struct mark_view *view,
+                        uintptr_t object,
+                        const struct wane__ephemeron_type *type) {
+  struct wane__found slot;
+  if (marker_scan_pair(m, view, object, type, &slot)) {
+    marker_wake(m, view, &slot);
+  }
+}
+
+/* False: without memory. */
+static bool marker_grow_later(struct marker *m) {
+  size_t words = m->later_room != 0 ? m->later_room : STACK_WORDS_MIN;
+  size_t left = (size_t)(m->end - m->stack) - m->later_room;
+  words = words < left ? words : left;
+  if (words == 0 ||
+      !wane__os_commit(m->later + m->later_room, words * sizeof *m->later)) {
+    return false;
+  }
+  m->later_room += words;
+  return true;
+}
+
 static void marker_scan_ephemeron(struct marker *m,
                                   const struct mark_view *view,
                                   uintptr_t object,
                                   const struct wane__ephemeron_type *type) {
-  struct wane__found slot;
-  if (marker_has_room(m, 1)) {
+  if (type == m->last_type) {
+    /* a table's entries have one type, and it is a word of each */
+  } else if (marker_has_room(m, 1)) {
     m->top = mark_push(m->top, view, (uintptr_t)type);
+    m->last_type = type;
   } else {
     m->overflowed = true;
   }
-  if (marker_scan_pair(m, view, object, type, &slot)) {
-    marker_wake(m, view, &slot);
+  if (WANE_LIKELY(m->later_count < m->later_room) || marker_grow_later(m)) {
+    m->later[m->later_count++] = object;
+  } else {
+    marker_look(m, view, object, type);
   }
+}
+
+static const struct wane__ephemeron_type *mark_type_of(uintptr_t object) {
+  struct wane__found found = wane__block_slot_of(object);
+  return wane__ephemeron_type_of(wane__found_type(&found));
+}
+
+/* Begins to fetch what is looked at of an ephemeron's weak word. */
+WANE_INLINE void mark_prefetch_weak(const struct mark_view *view,
+                                    uintptr_t object) {
+  struct wane__found slot;
+  const struct wane__pair *pair =
+      wane__ephemeron_pair(mark_type_of(object), object);
+  uintptr_t weak = wane__load_relaxed(&pair->weak);
+  if (weak - view->start < view->bytes &&
+      wane__block_resolve(weak, view->start, view->map, &slot)) {
+    __builtin_prefetch(slot.mark, 1);
+    wane__ephemeron_prefetch_chain(&slot);
+  }
+}
+
+/* Looks at some of the ephemerons left for later; false if there is none. */
+static bool marker_look_later(struct marker *m) {
+  const struct mark_view view = mark_view_now();
+  if (m->later_count == 0) {
+    return false;
+  }
+  size_t first =
+      m->later_count > LATER_PORTION ? m->later_count - LATER_PORTION : 0;
+  for (size_t i = m->later_count + 2 * LATER_AHEAD; i-- > first;) {
+    if (i - 2 * LATER_AHEAD >= first && i - 2 * LATER_AHEAD < m->later_count) {
+      uintptr_t object = m->later[i - 2 * LATER_AHEAD];
+      __builtin_prefetch((const void *)object, 1); /* it may be in two lines */
+      __builtin_prefetch((const void *)(object + WANE_CACHE_LINE - 17), 1);
+    }
+    if (i - LATER_AHEAD >= first && i - LATER_AHEAD < m->later_count) {
+      mark_prefetch_weak(&view, m->later[i - LATER_AHEAD]);
+    }
+    if (i < m->later_count) {
+      marker_look(m, &view, m->later[i], mark_type_of(m->later[i]));
+    }
+  }
+  m->later_count = first;
+  return true;
 }
 
 /* A large object is left on the queue for all; false if that is full. */
@@ -456,6 +537,7 @@ static WANE_SCANS_MEMORY void marker_drain(struct marker *m) {
         ring_bytes[at] = bytes;
         mark_prefetch_object(in.base, bytes);
       } else if ((in.head & MARK_HEAD_BOUNDED) == MARK_HEAD_TYPED) {
+        __builtin_prefetch((const void *)in.base, 1);
         mark_prefetch_object(
             in.base, wane__classes[wane__head_class(in.head)].slot_bytes);
       }
@@ -554,7 +636,7 @@ static void marker_work(struct marker *m) {
   do {
     do {
       marker_drain(m);
-    } while (marker_find_work(m));
+    } while (marker_find_work(m) || marker_look_later(m));
   } while (marker_wait());
   wane__poison_quiet_end();
   m->cpu_ns += wane__os_thread_cpu_ns() - start;
@@ -562,7 +644,7 @@ static void marker_work(struct marker *m) {
 
 static void rescan_drain(struct marker *m) {
   marker_drain(m);
-  while (marker_take_range(m)) {
+  while (marker_take_range(m) || marker_look_later(m)) {
     marker_drain(m);
   }
 }
@@ -656,14 +738,14 @@ static struct marker *marker_new(void) {
   size_t most = wane__arena.reserved / STACK_ARENA_SHARE / sizeof *m->stack;
   words = words < most ? words : most;
   words = words > STACK_WORDS_MIN ? words : STACK_WORDS_MIN;
-  uintptr_t *stack = wane__meta_reserve(words * sizeof *stack);
+  uintptr_t *stack = wane__meta_reserve(2 * words * sizeof *stack);
   if (stack == NULL ||
       !wane__os_commit(stack, STACK_WORDS_MIN * sizeof *stack)) {
     return NULL;
   }
   m->stack = m->bottom = m->top = m->highest = stack;
   m->limit = stack + STACK_WORDS_MIN;
-  m->end = stack + words;
+  m->end = m->later = stack + words;
   m->share_lock.rank = WANE__RANK_MARK;
   return m;
 }
@@ -803,6 +885,10 @@ static void marker_release(struct marker *m) {
     (void)wane__os_release((void *)from, (uintptr_t)m->limit - from);
   }
   m->highest = m->bottom = m->top = m->stack;
+  if (m->later_room * sizeof *m->later > STACK_RELEASE_BYTES) {
+    (void)wane__os_release(m->later, m->later_room * sizeof *m->later);
+  }
+  m->last_type = NULL;
 }
 
 /* One round: all markers, until none has work. */
@@ -843,12 +929,13 @@ void wane__mark_all_stw(unsigned active, struct wane__mark_totals *totals) {
     totals->rescans += mark_rescan(active);
     first->has_put_aside = false;
     wane__ephemerons_settle_stw(active, mark_wake_ephemeron);
-  } while (first->top != first->bottom || first->overflowed ||
-           first->has_put_aside);
+  } while (first->top != first->bottom || first->later_count != 0 ||
+           first->overflowed || first->has_put_aside);
   totals->markers = active;
   for (unsigned i = 0; i < active; i++) {
     struct marker *m = markers[i];
-    WANE_ASSERT(m->top == m->bottom && m->share_count == 0,
+    WANE_ASSERT(m->top == m->bottom && m->share_count == 0 &&
+                    m->later_count == 0,
                 "INV-mark-1: no marker leaves work behind");
     totals->objects += m->objects;
     totals->bytes += m->bytes;
