@@ -2,6 +2,7 @@
 #include "cycle.h"
 
 #include <errno.h>
+#include <string.h>
 
 #include "../../include/wane/collect.h"
 #include "../base/atomic.h"
@@ -34,6 +35,8 @@
 #define MARKERS_DEFAULT_MAX 8u
 #define RETRY_BYTES (16u << 20)
 #define RETRY_NS 200000000ull
+/* More than all frames of a marking together. */
+#define SCRUB_BYTES 8192u
 /* Below so much for each marker, waking another costs more than it gains. */
 #define BYTES_PER_MARKER (2u << 20)
 
@@ -179,6 +182,22 @@ static WANE_NOINLINE bool cycle_stop_and_mark(struct wane__cycle_trace *trace) {
   return trace->ran;
 }
 
+/* Marking leaves addresses of objects behind: in the stack below, the marker's
+   ring above all, and in the vector registers with which memcpy copied mark
+   stacks. Whatever this thread does next has them in unused parts of its
+   frames, and threads that it makes inherit the registers; they would keep
+   what is allocated at these addresses later. memcpy of zeros in several sizes
+   uses the same registers. */
+static WANE_NOINLINE void cycle_scrub(void) {
+  unsigned char below[SCRUB_BYTES];
+  memset(below, 0, sizeof below);
+  for (size_t size = SCRUB_BYTES / 2; size >= sizeof(uintptr_t); size /= 2) {
+    __asm__ volatile("" : "+r"(size) : "r"(below) : "memory");
+    memcpy(below + SCRUB_BYTES / 2, below, size);
+  }
+  __asm__ volatile("" : : "r"(below) : "memory");
+}
+
 /* A cycle that could not be run is tried again after some more allocation,
    not at every turn. */
 static void cycle_put_off(void) {
@@ -202,7 +221,9 @@ static bool cycle_run_locked(enum wane__cycle_reason reason, bool sweep) {
   trace.markers = wane__mark_prepare(cycle_markers_wanted());
   wane__sweep_finish_records(); /* the stop need not wait for long ones */
   trace.sweep_before_ns = wane__os_now_ns() - start;
-  if (trace.markers == 0 || !cycle_stop_and_mark(&trace)) {
+  bool ran = trace.markers != 0 && cycle_stop_and_mark(&trace);
+  cycle_scrub();
+  if (!ran) {
     cycle_put_off();
     errno = ENOMEM;
     return false;
