@@ -43,21 +43,3 @@ void wane__ephemerons_sweep(struct wane__block *group) {
   wane__spin_release(lock);
   wane__fence_release(); /* pairs with the fence in wane__pair_read */
 }
-
-bool wane__pair_load_guarded(struct wane__context *self,
-                             const struct wane__pair *pair, bool is_both_weak,
-                             uintptr_t *weak, uintptr_t *held) {
-  uintptr_t a;
-  uintptr_t b;
-  wane__guard_enter(self);
-  bool lives = wane__pair_read(pair, is_both_weak, &a, &b);
-  if (!lives) {
-    a = b = 0;
-  }
-  __asm__ volatile("" : : "r"(a), "r"(b) : "memory");
-  wane__guard_leave(self); /* may stop here: both are in registers */
-  __asm__ volatile("" : : "r"(a), "r"(b) : "memory");
-  *weak = a;
-  *held = b;
-  return lives;
-}

@@ -36,7 +36,6 @@
 #include "../base/atomic.h"
 #include "../heap/heap.h"
 #include "../mark/ephemeron.h"
-#include "group.h"
 
 /* Clears what waits for objects of the group, all of which are dead. The
    caller owns the group, which is unswept. */
@@ -92,35 +91,23 @@ WANE_INLINE bool wane__pair_read(const struct wane__pair *pair,
 
 /* The same in a guard of its own; both words are 0 if the pair is gone. What
    they point to is alive as long as the caller holds them. */
-bool wane__pair_load_guarded(struct wane__context *self,
-                             const struct wane__pair *pair, bool is_both_weak,
-                             uintptr_t *weak, uintptr_t *held);
-
-/* The same, and most of the time without a guard: while no group waits for the
-   sweep of what died in it, every pair that is not cleared is alive. If this
-   thread is stopped before both words are read, the epoch is another; if
-   after that, the words are roots. Compiler barriers are enough: who changes
-   the epoch has stopped this very thread. */
 WANE_INLINE bool wane__pair_load(struct wane__context *self,
                                  const struct wane__pair *pair,
                                  bool is_both_weak, uintptr_t *weak,
                                  uintptr_t *held) {
-  uint32_t epoch = wane__load_relaxed(&wane__arena.epoch);
-  wane__signal_fence();
-  /* pairs with the sweep's subtraction, which comes after the clearing */
-  if (WANE_LIKELY(wane__load_acquire(&wane__groups_undone) == 0)) {
-    uintptr_t a = wane__load_acquire(&pair->weak);
-    uintptr_t b = wane__load_acquire(&pair->held);
-    __asm__ volatile("" : : "r"(a), "r"(b) : "memory");
-    bool is_same = wane__load_relaxed(&wane__arena.epoch) == epoch;
-    __asm__ volatile("" : : "r"(a), "r"(b) : "memory");
-    if (WANE_LIKELY(is_same && a != WANE__GONE && b != WANE__GONE)) {
-      *weak = a;
-      *held = b;
-      return true;
-    }
+  uintptr_t a;
+  uintptr_t b;
+  wane__guard_enter(self);
+  bool lives = wane__pair_read(pair, is_both_weak, &a, &b);
+  if (!lives) {
+    a = b = 0;
   }
-  return wane__pair_load_guarded(self, pair, is_both_weak, weak, held);
+  __asm__ volatile("" : : "r"(a), "r"(b) : "memory");
+  wane__guard_leave(self); /* may stop here: both are in registers */
+  __asm__ volatile("" : : "r"(a), "r"(b) : "memory");
+  *weak = a;
+  *held = b;
+  return lives;
 }
 
 #endif

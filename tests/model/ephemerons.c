@@ -611,7 +611,8 @@ static void each_cycle_does_what_it_must(void **state) {
          (unsigned long long)deaths_late, (unsigned long long)clears,
          (unsigned long long)clears_due, (unsigned long long)lived, left);
   assert_true(deaths > 0 && clears > 0);
-  /* sanitizers leave words behind, and one can keep a large part of the graph */
+  /* sanitizers leave words behind, and one can keep a large part of the graph
+   */
   if (!TEST_ASAN && !TEST_TSAN) {
     assert_in_range(deaths_late, 0, deaths_due / 100 + 200);
   }
