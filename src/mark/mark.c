@@ -32,7 +32,7 @@
 /* Ephemerons looked at before what they hold is marked: an empty stack has
    room for that. And how far ahead they, and then mark bytes, are fetched. */
 #define LATER_PORTION 2048u
-#define LATER_AHEAD 12u
+#define LATER_AHEAD ((size_t)12)
 /* What tells a small object of words, in a map entry's head: only the first
    of these bits is set. */
 #define MARK_HEAD_PLAIN                                                        \
