@@ -9,6 +9,7 @@
 #include "wane/heap.h"
 #include "wane/lifetime.h"
 #include "wane/map.h"
+#include "wane/mapped.h"
 #include "wane/unique.h"
 
 #endif

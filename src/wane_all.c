@@ -18,7 +18,9 @@
 #include "heap/cache.c"
 #include "heap/class_list.c"
 #include "heap/extent.c"
+#include "heap/foreign.c"
 #include "heap/object.c"
+#include "heap/outside.c"
 #include "heap/size_class.c"
 #include "heap/string.c"
 #include "heap/typed.c"
@@ -65,6 +67,11 @@
 #include "tables/recent.c"
 #include "tables/table.c"
 #include "tables/unique.c"
+
+#include "mapped/adopt.c"
+#include "mapped/file.c"
+#include "mapped/mapping.c"
+#include "mapped/open.c"
 
 #include "look/start.c"
 #include "look/stats.c"

@@ -96,6 +96,12 @@ struct wane_stats {
   uint64_t released_bytes; /* heap memory given back to the system, in all */
 
   uint64_t safety_nets_needed; /* cleanups that should not have had to run */
+
+  uint64_t foreign_live;   /* mapped files and adopted ranges that foreign_bytes
+                              are of; of those found dead, until they are
+                              unmapped or release begins */
+  uint64_t files_mapped;   /* in all: mmap calls for wane/mapped.h */
+  uint64_t files_unmapped; /* of these, unmapped, by a cleanup or a close */
 };
 
 /* Fills out->size bytes of out. A size smaller than the first member: fatal.

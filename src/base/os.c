@@ -15,6 +15,7 @@
 #include <sys/eventfd.h>
 #include <sys/mman.h>
 #include <sys/resource.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/uio.h>
 #include <time.h>
@@ -78,6 +79,34 @@ void wane__os_huge_pages(void *start, size_t bytes) {
   int saved = errno;
   (void)madvise(start, bytes, MADV_HUGEPAGE);
   errno = saved;
+}
+
+bool wane__os_map_file(void *start, size_t bytes, int fd) {
+  return !wane__os_fault(ENOMEM) &&
+         mmap(start, bytes, PROT_READ, MAP_PRIVATE | MAP_FIXED, fd, 0) !=
+             MAP_FAILED;
+}
+
+/* mmap is refused at the limit on mappings even where it needs no new one;
+   munmap makes room. In between another thread may map something there. */
+bool wane__os_unmap_to_reserve(void *start, size_t bytes) {
+  int flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE;
+  int saved = errno;
+  void *got = MAP_FAILED;
+  if (!wane__os_fault(ENOMEM)) {
+    got = mmap(start, bytes, PROT_NONE, flags | MAP_FIXED, -1, 0);
+  }
+  if (got == MAP_FAILED && munmap(start, bytes) == 0 &&
+      !wane__os_fault(ENOMEM)) {
+    got = mmap(start, bytes, PROT_NONE, flags | MAP_FIXED_NOREPLACE, -1, 0);
+    if (got != MAP_FAILED && got != start) { /* a kernel that takes it as a
+                                                hint */
+      munmap(got, bytes);
+      got = MAP_FAILED;
+    }
+  }
+  errno = saved;
+  return got == start;
 }
 
 void __tsan_init(void) __attribute__((weak));
@@ -163,6 +192,22 @@ void wane__os_sleep_ns(uint64_t ns) {
 /* Nothing of a cycle may be a point of cancellation. */
 int wane__os_open(const char *path) {
   return (int)syscall(SYS_openat, AT_FDCWD, path, O_RDONLY | O_CLOEXEC, 0);
+}
+
+int wane__os_open_at_once(const char *path) {
+  if (wane__os_fault(EMFILE)) {
+    return -1;
+  }
+  return (int)syscall(SYS_openat, AT_FDCWD, path,
+                      O_RDONLY | O_CLOEXEC | O_NOCTTY | O_NONBLOCK, 0);
+}
+
+bool wane__os_stat(const char *path, struct stat *out) {
+  return !wane__os_fault(EIO) && stat(path, out) == 0;
+}
+
+bool wane__os_stat_open(int fd, struct stat *out) {
+  return !wane__os_fault(EIO) && fstat(fd, out) == 0;
 }
 
 ssize_t wane__os_read_at(int fd, void *to, size_t bytes, uint64_t from) {
@@ -331,6 +376,17 @@ size_t wane__os_cgroup_memory_limit(void) {
   return limit;
 }
 
+uint64_t wane__os_map_count_max(void) {
+  char text[64];
+  unsigned long long n = 0;
+  int saved = errno;
+  if (os_read_file("/proc/sys/vm/max_map_count", text, sizeof text) > 0) {
+    n = strtoull(text, NULL, 10);
+  }
+  errno = saved;
+  return n != 0 ? n : WANE__OS_MAP_COUNT_USUAL;
+}
+
 size_t wane__os_address_space_left(void) {
   struct rlimit limit;
   if (getrlimit(RLIMIT_AS, &limit) != 0 || limit.rlim_cur == RLIM_INFINITY) {
@@ -363,7 +419,7 @@ bool wane__os_can_copy_memory(void) {
 
 /* Lines are read in pieces from a buffer on the stack: a maps file can be of
    any length, and malloc may be locked by a stopped thread. */
-bool wane__os_find_mapping(uintptr_t addr, struct wane__mapping *out) {
+bool wane__os_find_mapping(uintptr_t addr, struct wane__os_mapping *out) {
   int fd = wane__os_open("/proc/self/maps");
   if (fd < 0) {
     return false;
@@ -382,7 +438,7 @@ bool wane__os_find_mapping(uintptr_t addr, struct wane__mapping *out) {
       unsigned long lo;
       unsigned long hi;
       if (sscanf(line, "%lx-%lx", &lo, &hi) == 2 && addr >= lo && addr < hi) {
-        *out = (struct wane__mapping){lo, hi};
+        *out = (struct wane__os_mapping){lo, hi};
         found = true;
       }
       line = end + 1;

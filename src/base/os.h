@@ -84,6 +84,25 @@ size_t wane__os_copy_memory(void *to, uintptr_t from, size_t bytes);
 /* False where a filter of system calls forbids that. */
 bool wane__os_can_copy_memory(void);
 
+/* How many mappings a process may have (vm.max_map_count); where /proc cannot
+   be read, the kernel's own default. */
+#define WANE__OS_MAP_COUNT_USUAL 65530
+uint64_t wane__os_map_count_max(void);
+
+/* Maps a file from its beginning, read-only, over reserved addresses; reserves
+   such addresses again, whatever is mapped there. false: with errno, nothing
+   mapped; and if reserving fails, nothing at all is there any more, and the
+   next mmap in the program may be. */
+bool wane__os_map_file(void *start, size_t bytes, int fd);
+bool wane__os_unmap_to_reserve(void *start, size_t bytes);
+
+/* What a path leads to, and a file that is there. Opening does not wait for
+   anything. false, or -1, with errno. */
+struct stat;
+bool wane__os_stat(const char *path, struct stat *out);
+bool wane__os_stat_open(int fd, struct stat *out);
+int wane__os_open_at_once(const char *path);
+
 /* Files, by the system calls themselves: the C library's functions are points
    where a thread can be cancelled. -1 with errno, or bytes read; read_at reads
    on until it has all or the file ends. */
@@ -93,10 +112,10 @@ ssize_t wane__os_read_link(const char *path, char *to, size_t bytes);
 void wane__os_close(int fd);
 
 /* The mapping of the process that holds addr, from /proc/self/maps. */
-struct wane__mapping {
+struct wane__os_mapping {
   uintptr_t start;
   uintptr_t end;
 };
-bool wane__os_find_mapping(uintptr_t addr, struct wane__mapping *out);
+bool wane__os_find_mapping(uintptr_t addr, struct wane__os_mapping *out);
 
 #endif

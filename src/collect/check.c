@@ -16,6 +16,7 @@
 #include "../base/poison.h"
 #include "../base/symbol.h"
 #include "../heap/block.h"
+#include "../heap/foreign.h"
 #include "../special/cleanup.h"
 #include "../special/group.h"
 #include "../special/net.h"
@@ -153,6 +154,7 @@ static void check_forget(void) {
 }
 
 static bool check_find(uintptr_t word, struct wane__found *out) {
+  word = wane__foreign_translate_stw(word);
   return word - wane__arena.start < wane__arena.committed &&
          wane__block_resolve(word, wane__arena.start, wane__block_map, out) &&
          *out->mark != 0 && word - out->base < wane__found_limit(out);
@@ -328,7 +330,7 @@ static void check_note(enum wane__sort sort, struct wane__record *record) {
       .call = (enum wane__record_call)record->call,
       .fn = record->fn,
       .site = record->site,
-      .base = object.base,
+      .base = wane__found_object(&object),
       .bytes = wane__found_limit(&object),
   };
   check_copy_path(finding);

@@ -12,6 +12,7 @@
 #include "../heap/class_list.h"
 #include "../heap/heap.h"
 #include "../heap/hooks.h"
+#include "../heap/outside.h"
 #include "../mark/ephemeron.h"
 #include "../mark/mark.h"
 #include "../mutator/module.h"
@@ -100,6 +101,7 @@ static void cycle_flip(struct wane__cycle_trace *trace) {
   wane__arena.epoch++;
   wane__class_flip_stw();
   wane__group_flip_stw();
+  wane__outside_flip_stw();
   for (struct wane__thread *t = wane__threads; t != NULL; t = t->next) {
     wane__context_flip_stw(&t->context);
   }
@@ -148,8 +150,11 @@ static void cycle_stopped(void *arg) {
   /* entries of tables whose keys died are garbage, if only for the next cycle:
      were they to count as live, a table would let the heap grow by them, and
      grow with it */
+  trace->live_bytes = totals.bytes - totals.outside.bytes;
   wane__store_relaxed(&wane__heap_meter.live_bytes,
-                      totals.bytes - totals.waiting_bytes);
+                      trace->live_bytes - totals.waiting_bytes);
+  wane__pace_note_outside_stw(totals.outside.count,
+                              totals.outside.adopted_bytes);
   wane__pace_set_trigger();
   wane__resume_world();
   uint64_t end = wane__os_now_ns();
@@ -158,7 +163,6 @@ static void cycle_stopped(void *arg) {
   trace->roots_ns = roots - stopped;
   trace->mark_ns = marked - roots;
   trace->finish_ns = end - marked;
-  trace->live_bytes = totals.bytes;
   trace->live_objects = totals.objects;
   trace->mark_cpu_ns = totals.cpu_ns;
   trace->helpers_cpu_ns = totals.helpers_cpu_ns;
@@ -202,6 +206,7 @@ static WANE_NOINLINE void cycle_scrub(void) {
    not at every turn. */
 static void cycle_put_off(void) {
   struct wane__heap_meter *meter = &wane__heap_meter;
+  wane__outside_put_off();
   uint64_t trigger = wane__load_relaxed(&meter->trigger_bytes);
   uint64_t since = wane__load_relaxed(&meter->since_flip_bytes);
   if (trigger != UINT64_MAX) {
@@ -257,6 +262,9 @@ static bool cycle_run_locked(enum wane__cycle_reason reason, bool sweep) {
 /* A triggered cycle may have been run by another thread meanwhile. */
 static bool cycle_is_due(enum wane__cycle_reason reason, size_t more_bytes) {
   const struct wane__heap_meter *meter = &wane__heap_meter;
+  if (reason == WANE__CYCLE_OUTSIDE) {
+    return wane__outside_is_due();
+  }
   return (reason != WANE__CYCLE_HEAP && reason != WANE__CYCLE_LIMIT) ||
          wane__load_relaxed(&meter->since_flip_bytes) + more_bytes >=
              wane__load_relaxed(&meter->trigger_bytes);

@@ -20,7 +20,8 @@
  *      Deaths are dealt with group by group (special/death); callbacks run
  *      whenever their threads get to them.
  *
- * Who starts one: a thread whose allocation reaches the trigger, wane_collect,
+ * Who starts one: a thread whose allocation reaches the trigger, or whose
+ * opening of files (heap/outside.h) does, wane_collect,
  * an allocation that found no room, stress mode, the background thread when
  * the program rests. One cycle at a time: the cycle lock is held from 1 to 5,
  * by the thread that collects.
@@ -38,10 +39,11 @@
 #include "../base/lock.h"
 
 enum wane__cycle_reason {
-  WANE__CYCLE_HEAP,   /* the trigger was reached */
-  WANE__CYCLE_LIMIT,  /* the same, lowered by the memory limit */
-  WANE__CYCLE_FORCED, /* wane_collect */
-  WANE__CYCLE_ROOM,   /* no memory */
+  WANE__CYCLE_HEAP,    /* the trigger was reached */
+  WANE__CYCLE_LIMIT,   /* the same, lowered by the memory limit */
+  WANE__CYCLE_FORCED,  /* wane_collect */
+  WANE__CYCLE_ROOM,    /* no memory */
+  WANE__CYCLE_OUTSIDE, /* mapped files and adopted pages */
   WANE__CYCLE_STRESS,
   WANE__CYCLE_IDLE,
   WANE__CYCLE_SHUTDOWN, /* ends all ephemerons besides */

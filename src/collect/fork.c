@@ -11,6 +11,7 @@
 #include "../base/options.h"
 #include "../heap/class_list.h"
 #include "../heap/extent.h"
+#include "../heap/foreign.h"
 #include "../heap/hooks.h"
 #include "../mark/mark.h"
 #include "../mutator/root.h"
@@ -24,13 +25,17 @@ static void fork_prepare(void) {
   wane__lock_acquire(&wane__cycle_lock);
   wane__lock_acquire(&wane__threads_lock);
   wane__roots_fork_prepare();
+  wane__extent_fork_prepare();
   wane__specials_fork_prepare();
+  wane__foreign_fork_prepare();
   wane__meta_fork_prepare();
 }
 
 static void fork_parent(void) {
   wane__meta_fork_parent();
+  wane__foreign_fork_parent();
   wane__specials_fork_parent();
+  wane__extent_fork_parent();
   wane__roots_fork_parent();
   wane__lock_release(&wane__threads_lock);
   wane__lock_release(&wane__cycle_lock);
@@ -59,7 +64,9 @@ uint32_t wane__fork_count;
 static void fork_child(void) {
   wane__fork_count++;
   wane__meta_fork_child();
+  wane__foreign_fork_parent();
   wane__specials_fork_child();
+  wane__extent_fork_child();
   wane__roots_fork_child();
   if (wane__self->attached) { /* else an earlier fork is still pending */
     fork_self = wane__self;
@@ -85,6 +92,7 @@ bool wane__fork_settle(void) {
     fork_self = NULL;
   }
   wane__extent_rebuild();
+  wane__foreign_rebuild();
   wane__class_rebuild();
   wane__specials_fork_settle();
   return wane__load(&wane__groups_with_records) != 0 || wane__options.fork != 0;

@@ -1,8 +1,8 @@
 /*
  * fork in a program with threads.
  *
- * Before: the cycle lock, the registry's lock, and the locks of roots and
- * records are taken, so no cycle is under way and none of these is half
+ * Before: the cycle lock, the registry's lock, and the locks of roots, extents
+ * and records are taken, so no cycle is under way and none of these is half
  * changed. That is all: fork costs a few uncontended locks, and a child that
  * goes on to exec pays nothing more.
  *

@@ -11,11 +11,16 @@
 #include "../heap/extent.h"
 #include "../heap/heap.h"
 #include "../heap/hooks.h"
+#include "../heap/outside.h"
 
 #define PACE_PERCENT_DEFAULT 100
 #define PACE_MINIMUM (4ull << 20)
 #define PACE_ROOM_MIN (1ull << 20)
 #define PACE_EXTRA_MAX (64ull << 20)
+#define OUTSIDE_MINIMUM 1024ull
+#define OUTSIDE_HEAP_FOR_ONE (64ull << 10)
+#define OUTSIDE_ADOPTED_MINIMUM (64ull << 20)
+#define OUTSIDE_LEAST 256ull
 /* Of a cgroup's limit, what is not Wane's: stacks, code, malloc. */
 #define PACE_CGROUP_SHARE_NUM 9
 #define PACE_CGROUP_SHARE_DEN 10
@@ -24,10 +29,13 @@ static int pace_percent = PACE_PERCENT_DEFAULT; /* relaxed */
 static bool pace_percent_set;                   /* relaxed */
 static uint64_t pace_limit = UINT64_MAX;        /* relaxed */
 static uint32_t pace_limit_known;               /* the cgroup has been asked */
-static bool pace_from_cgroup;     /* the limit is not the user's */
-static bool pace_by_limit;        /* relaxed */
-static unsigned pace_threads = 1; /* relaxed */
-static bool pace_tight;           /* relaxed */
+static bool pace_from_cgroup;      /* the limit is not the user's */
+static bool pace_by_limit;         /* relaxed */
+static unsigned pace_threads = 1;  /* relaxed */
+static bool pace_tight;            /* relaxed */
+static uint64_t pace_maps_max;     /* 0: not asked yet. relaxed */
+static uint64_t pace_outside_live; /* relaxed, as is the next */
+static uint64_t pace_adopted_bytes;
 
 struct wane__pace_output wane__pace(const struct wane__pace_input *in) {
   struct wane__pace_output out = {.growth_bytes = UINT64_MAX};
@@ -54,6 +62,40 @@ struct wane__pace_output wane__pace(const struct wane__pace_input *in) {
     out.growth_bytes = room;
     out.by_limit = true;
     out.tight = tight;
+  }
+  return out;
+}
+
+static uint64_t pace_max(uint64_t a, uint64_t b) { return a > b ? a : b; }
+
+static uint64_t pace_min(uint64_t a, uint64_t b) { return a < b ? a : b; }
+
+static uint64_t pace_percent_of(uint64_t n, int percent) {
+  uint64_t factor = percent == 0 ? 1 : (uint64_t)percent;
+  return n / 100 * factor + n % 100 * factor / 100;
+}
+
+struct wane__pace_outside_output
+wane__pace_outside(const struct wane__pace_outside_input *in) {
+  struct wane__pace_outside_output out = {.count = UINT64_MAX,
+                                          .adopted_bytes = UINT64_MAX};
+  if (in->percent >= 0) {
+    uint64_t minimum = OUTSIDE_MINIMUM + in->heap_bytes / OUTSIDE_HEAP_FOR_ONE;
+    out.count = pace_percent_of(pace_max(in->live, minimum), in->percent);
+    out.adopted_bytes = pace_percent_of(
+        pace_max(in->adopted_bytes + in->heap_bytes, OUTSIDE_ADOPTED_MINIMUM),
+        in->percent);
+  }
+  uint64_t maps = in->maps_max / 2;
+  uint64_t room = maps > in->live ? (maps - in->live) / 2 : 0;
+  uint64_t least = pace_max(in->live / 16, OUTSIDE_LEAST);
+  out.count = pace_max(pace_min(out.count, room), least);
+  out.blocks = pace_max(in->blocks_left / 4, OUTSIDE_LEAST);
+  if (in->limit_bytes != UINT64_MAX) {
+    uint64_t taken = in->adopted_bytes + in->heap_bytes;
+    room = in->limit_bytes > taken ? (in->limit_bytes - taken) / 2 : 0;
+    least = pace_max(in->adopted_bytes / 16, PACE_ROOM_MIN);
+    out.adopted_bytes = pace_max(pace_min(out.adopted_bytes, room), least);
   }
   return out;
 }
@@ -90,7 +132,35 @@ void wane__pace_set_threads(unsigned threads) {
   wane__store_relaxed(&pace_threads, threads);
 }
 
-void wane__pace_prepare(void) { pace_ask_cgroup(); }
+void wane__pace_prepare(void) {
+  pace_ask_cgroup();
+  if (wane__load_relaxed(&pace_maps_max) == 0) {
+    wane__store_relaxed(&pace_maps_max, wane__os_map_count_max());
+  }
+}
+
+void wane__pace_note_outside_stw(uint64_t live, uint64_t adopted_bytes) {
+  wane__store_relaxed(&pace_outside_live, live);
+  wane__store_relaxed(&pace_adopted_bytes, adopted_bytes);
+}
+
+static void pace_set_outside(uint64_t blocks_left) {
+  uint64_t maps_max = wane__load_relaxed(&pace_maps_max);
+  struct wane__pace_outside_input in = {
+      .live = wane__load_relaxed(&pace_outside_live),
+      .adopted_bytes = wane__load_relaxed(&pace_adopted_bytes),
+      .heap_bytes = wane__load_relaxed(&wane__heap_meter.live_bytes),
+      .blocks_left = blocks_left,
+      .maps_max = maps_max != 0 ? maps_max : WANE__OS_MAP_COUNT_USUAL,
+      .percent = wane__pace_percent(),
+      .limit_bytes = wane__pace_limit(),
+  };
+  struct wane__pace_outside_output out = wane__pace_outside(&in);
+  struct wane__outside_meter *meter = &wane__outside_meter;
+  wane__store_relaxed(&meter->trigger, out.count);
+  wane__store_relaxed(&meter->trigger_blocks, out.blocks);
+  wane__store_relaxed(&meter->trigger_adopted_bytes, out.adopted_bytes);
+}
 
 void wane__pace_set_trigger(void) {
   struct wane__extent_totals totals;
@@ -101,9 +171,10 @@ void wane__pace_set_trigger(void) {
   struct wane__pace_input in = {
       .live_bytes = live,
       .threads = wane__load_relaxed(&pace_threads),
-      /* holes in groups that are partly live, while they are */
+      /* adopted pages; holes in groups that are partly live, while they are */
       .overhead_bytes =
-          totals.used_bytes > known ? (totals.used_bytes - known) / 4 : 0,
+          wane__load_relaxed(&pace_adopted_bytes) +
+          (totals.used_bytes > known ? (totals.used_bytes - known) / 4 : 0),
       .is_percent_set = wane__load_relaxed(&pace_percent_set),
       .percent = wane__pace_percent(),
       .limit_bytes = wane__pace_limit(),
@@ -112,6 +183,7 @@ void wane__pace_set_trigger(void) {
   wane__store_relaxed(&pace_by_limit, out.by_limit);
   wane__store_relaxed(&pace_tight, out.tight);
   wane__store_relaxed(&wane__heap_meter.trigger_bytes, out.growth_bytes);
+  pace_set_outside(totals.outside_left_blocks);
 }
 
 void wane__pace_init(void) {
@@ -122,6 +194,8 @@ void wane__pace_init(void) {
                                 .percent = pace_percent,
                                 .limit_bytes = UINT64_MAX};
   wane__heap_meter.trigger_bytes = wane__pace(&in).growth_bytes;
+  pace_set_outside((uint64_t)wane__options.reserve_mb << 20 >>
+                   WANE__BLOCK_LOG2);
 }
 
 /* A thread changing the pace: attached, and guarded for the locks taken. */

@@ -45,6 +45,39 @@ struct wane__pace_output {
 
 struct wane__pace_output wane__pace(const struct wane__pace_input *in);
 
+/* The same for what is not memory of the heap: how many mappings and adopted
+   ranges may come, how many blocks of addresses they may take, how many bytes
+   may be adopted, until a cycle is due.
+
+     count  = max(live, 1024 + 1 for each 64 KiB of live heap) * percent / 100,
+              the more, the dearer a cycle is; but at most half of what is left
+              of half of the system's limit on mappings: the other half is for
+              the gaps between them and for the program, and what one cycle
+              finds dead waits for its cleanup while the next ones come
+     blocks = a quarter of those that are left
+     bytes  = max(adopted + heap live, 64 MiB) * percent / 100; under a memory
+              limit at most half of the room that is left
+
+   A program near a limit gets a sixteenth of what is live all the same, and
+   256 at least. Mapped files do not count against the memory limit: the kernel
+   takes their pages back when it wants to. */
+struct wane__pace_outside_input {
+  uint64_t live; /* found by the last cycle, as are the next two */
+  uint64_t adopted_bytes;
+  uint64_t heap_bytes;
+  uint64_t blocks_left;
+  uint64_t maps_max;
+  int percent;
+  uint64_t limit_bytes; /* UINT64_MAX: none */
+};
+struct wane__pace_outside_output {
+  uint64_t count;
+  uint64_t blocks;
+  uint64_t adopted_bytes;
+};
+struct wane__pace_outside_output
+wane__pace_outside(const struct wane__pace_outside_input *in);
+
 /* The settings. Reads relaxed; set by the public calls. */
 int wane__pace_percent(void);
 uint64_t wane__pace_limit(void);
@@ -52,7 +85,9 @@ uint64_t wane__pace_limit(void);
 void wane__pace_prepare(void);
 /* How many threads there are, for the minimum. lock: cycle. */
 void wane__pace_set_threads(unsigned threads);
-/* Sets the trigger from the last cycle's result and the settings. */
+/* What a marking found of them. STW. */
+void wane__pace_note_outside_stw(uint64_t live, uint64_t adopted_bytes);
+/* Sets the triggers from the last cycle's result and the settings. */
 void wane__pace_set_trigger(void);
 bool wane__pace_is_by_limit(void);
 bool wane__pace_is_tight(void);

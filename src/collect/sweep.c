@@ -46,7 +46,7 @@ void wane__sweep_group(struct wane__block *block) {
              "INV-sweep-1: a group is swept once after each flip");
   size_t slots = wane__block_slots(block);
   wane__death_sweep(block); /* may bring objects back */
-  if (wane__options.poison != 0) {
+  if (wane__options.poison != 0 && block->outside == WANE__OUTSIDE_NOT) {
     sweep_poison(block, slots,
                  block->state == WANE__BLOCK_SMALL
                      ? wane__classes[block->class].slot_bytes

@@ -13,10 +13,10 @@ void wane__trace_init(void) { trace_start_ns = wane__os_now_ns(); }
 
 static const char *trace_reason(enum wane__cycle_reason reason) {
   static const char *const names[] = {
-      [WANE__CYCLE_HEAP] = "heap",         [WANE__CYCLE_LIMIT] = "limit",
-      [WANE__CYCLE_FORCED] = "forced",     [WANE__CYCLE_ROOM] = "no-room",
-      [WANE__CYCLE_STRESS] = "stress",     [WANE__CYCLE_IDLE] = "idle",
-      [WANE__CYCLE_SHUTDOWN] = "shutdown",
+      [WANE__CYCLE_HEAP] = "heap",      [WANE__CYCLE_LIMIT] = "limit",
+      [WANE__CYCLE_FORCED] = "forced",  [WANE__CYCLE_ROOM] = "no-room",
+      [WANE__CYCLE_OUTSIDE] = "mapped", [WANE__CYCLE_STRESS] = "stress",
+      [WANE__CYCLE_IDLE] = "idle",      [WANE__CYCLE_SHUTDOWN] = "shutdown",
   };
   return names[reason];
 }

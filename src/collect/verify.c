@@ -9,6 +9,7 @@
 #include "../base/os.h"
 #include "../base/poison.h"
 #include "../heap/block.h"
+#include "../heap/foreign.h"
 #include "../mark/ephemeron.h"
 #include "../mutator/root.h"
 #include "../mutator/thread.h"
@@ -58,6 +59,7 @@ static bool verify_set_bit(uintptr_t base) {
 
 static void verify_word(uintptr_t word, uintptr_t parent, uintptr_t at) {
   struct wane__found found;
+  word = wane__foreign_translate_stw(word);
   if (word - wane__arena.start >= wane__arena.committed ||
       !wane__block_resolve(word, wane__arena.start, wane__block_map, &found) ||
       *found.mark == 0 || word - found.base >= wane__found_limit(&found) ||
@@ -85,6 +87,7 @@ static uintptr_t verify_start(uintptr_t base, size_t bytes) {
 /* Whether a weak word's object is alive, as the first marking has it. */
 static bool verify_is_alive(uintptr_t word) {
   struct wane__found found;
+  word = wane__foreign_translate_stw(word);
   return word - wane__arena.start >= wane__arena.committed ||
          !wane__block_resolve(word, wane__arena.start, wane__block_map,
                               &found) ||

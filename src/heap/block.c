@@ -18,6 +18,9 @@
 /* The arena grows by an eighth of itself, within these bounds. */
 #define ARENA_GROW_MIN (1u << 20)
 #define ARENA_GROW_MAX (64u << 20)
+/* For what is not the heap's by half of itself: these are addresses alone. */
+#define ARENA_OUTSIDE_MIN ARENA_ALIGN
+#define ARENA_OUTSIDE_MAX (1024u << 20)
 /* Records for one byte of arena, in 1/256: block records and map (80 bytes
    in 32 KiB), marks (1/16 at worst), mark stacks and thread records. */
 #define ARENA_META_256THS 20u
@@ -95,28 +98,45 @@ static bool arena_commit_records(void *array, size_t record_bytes, size_t from,
   return wane__os_commit((void *)start, end - start);
 }
 
-bool wane__arena_grow_locked(size_t blocks) {
-  struct wane__arena *arena = &wane__arena;
+/* By how many bytes the arena grows, to have room for blocks; 0: it cannot. */
+static size_t arena_growth(size_t blocks, size_t step) {
+  const struct wane__arena *arena = &wane__arena;
   size_t need = blocks << WANE__BLOCK_LOG2;
-  size_t step = arena->committed / 8;
-  step = step < ARENA_GROW_MIN ? ARENA_GROW_MIN : step;
-  step = step > ARENA_GROW_MAX ? ARENA_GROW_MAX : step;
   size_t grow = need > step ? need : step;
   if (arena->committed + grow > ARENA_ALIGN) { /* whole huge pages */
     grow += -(arena->committed + grow) & (ARENA_ALIGN - 1);
   }
   size_t left = arena->reserved - arena->committed;
-  grow = grow > left ? left : grow;
   if (need > left) {
     errno = ENOMEM;
-    return false;
+    return 0;
   }
-  size_t from = arena->committed >> WANE__BLOCK_LOG2;
-  size_t to = (arena->committed + grow) >> WANE__BLOCK_LOG2;
-  if (!wane__meta_ensure((arena->committed + grow) / ARENA_META_READY) ||
-      !arena_commit_records(wane__block_map, sizeof *wane__block_map, from,
-                            to) ||
-      !arena_commit_records(wane__blocks, sizeof *wane__blocks, from, to) ||
+  return grow > left ? left : grow;
+}
+
+/* Commits the records of the arena's next bytes. */
+static bool arena_commit_next(size_t bytes) {
+  size_t from = wane__arena.committed >> WANE__BLOCK_LOG2;
+  size_t to = (wane__arena.committed + bytes) >> WANE__BLOCK_LOG2;
+  return arena_commit_records(wane__block_map, sizeof *wane__block_map, from,
+                              to) &&
+         arena_commit_records(wane__blocks, sizeof *wane__blocks, from, to);
+}
+
+/* pairs with the acquire in wane__object_find */
+static void arena_publish_locked(size_t bytes) {
+  wane__store_release(&wane__arena.committed, wane__arena.committed + bytes);
+}
+
+bool wane__arena_grow_locked(size_t blocks) {
+  struct wane__arena *arena = &wane__arena;
+  size_t step = arena->committed / 8;
+  step = step < ARENA_GROW_MIN ? ARENA_GROW_MIN : step;
+  step = step > ARENA_GROW_MAX ? ARENA_GROW_MAX : step;
+  size_t grow = arena_growth(blocks, step);
+  if (grow == 0 ||
+      !wane__meta_ensure((arena->committed + grow) / ARENA_META_READY) ||
+      !arena_commit_next(grow) ||
       !wane__os_commit((void *)(arena->start + arena->committed), grow)) {
     return false;
   }
@@ -124,11 +144,24 @@ bool wane__arena_grow_locked(size_t blocks) {
   if (wane__options.huge_pages != 0 && arena->committed >= ARENA_ALIGN) {
     wane__os_huge_pages((void *)(arena->start + arena->committed), grow);
   }
+  size_t from = arena->committed >> WANE__BLOCK_LOG2;
+  size_t to = (arena->committed + grow) >> WANE__BLOCK_LOG2;
   for (size_t i = from; i < to; i++) {
     wane__blocks[i].clean = true;
   }
-  /* pairs with the acquire in wane__object_find */
-  wane__store_release(&arena->committed, arena->committed + grow);
+  arena_publish_locked(grow);
+  return true;
+}
+
+bool wane__arena_grow_outside_locked(size_t blocks) {
+  size_t step = wane__arena.committed / 2;
+  step = step < ARENA_OUTSIDE_MIN ? ARENA_OUTSIDE_MIN : step;
+  step = step > ARENA_OUTSIDE_MAX ? ARENA_OUTSIDE_MAX : step;
+  size_t grow = arena_growth(blocks, step);
+  if (grow == 0 || !arena_commit_next(grow)) {
+    return false;
+  }
+  arena_publish_locked(grow);
   return true;
 }
 
@@ -154,7 +187,9 @@ static void block_map_set(struct wane__block *block, uint8_t *marks,
        sees these marks sees that the group before was dissolved */
     wane__store_release(&wane__block_map[first + i].marks, marks);
     wane__store_release(&wane__block_map[first + i].head, head);
-    wane__store_relaxed(&wane__blocks[first + i].state, WANE__BLOCK_INSIDE);
+    if (block->outside == WANE__OUTSIDE_NOT) {
+      wane__store_relaxed(&wane__blocks[first + i].state, WANE__BLOCK_INSIDE);
+    }
   }
 }
 
@@ -189,6 +224,21 @@ void wane__block_assign_large(struct wane__block *block, enum wane__kind kind,
   wane__store_release(&block->state, WANE__BLOCK_LARGE);
 }
 
+void wane__block_assign_outside(struct wane__block *block,
+                                enum wane__outside sort, size_t bytes,
+                                uintptr_t stands_for) {
+  block->kind = WANE__KIND_LEAF;
+  block->class = WANE__CLASS_LARGE;
+  block->outside = (uint8_t)sort;
+  block->epoch = wane__arena.epoch;
+  block->mark = wane__arena.colour;
+  block->mark_end = 0;
+  block->large_bytes = bytes;
+  block->stands_for = stands_for;
+  block_map_set(block, &block->mark, WANE__CLASS_LARGE, WANE__KIND_LEAF);
+  wane__store_release(&block->state, WANE__BLOCK_LARGE);
+}
+
 void wane__block_unassign(struct wane__block *block) {
   size_t first = wane__block_idx(block);
   uint8_t *marks = wane__block_map[first].marks;
@@ -197,9 +247,15 @@ void wane__block_unassign(struct wane__block *block) {
               "INV-group-2: records are gone before memory is used again");
   for (size_t i = 0; i < block->blocks; i++) {
     wane__store_relaxed(&wane__block_map[first + i].head, 0);
-    /* free only under the lock of the extents, when it can be merged */
-    wane__store_relaxed(&wane__blocks[first + i].state, WANE__BLOCK_INSIDE);
-    wane__blocks[first + i].clean = false;
+  }
+  /* free only under the lock of the extents, when it can be merged */
+  wane__store_relaxed(&block->state, WANE__BLOCK_INSIDE);
+  if (block->outside != WANE__OUTSIDE_NOT) {
+    return;
+  }
+  for (size_t i = 0; i < block->blocks; i++) {
+    wane__store_relaxed(&block[i].state, WANE__BLOCK_INSIDE);
+    block[i].clean = false;
   }
   if (small) {
     wane__meta_give(&marks_lists[marks_bytes(block->class) / 64], marks);

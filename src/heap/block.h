@@ -65,7 +65,15 @@ enum wane__block_state {
   WANE__BLOCK_FREE,
   WANE__BLOCK_SMALL,
   WANE__BLOCK_LARGE,
-  WANE__BLOCK_INSIDE, /* not the first of its group */
+  WANE__BLOCK_INSIDE, /* not the first of its group; or in between */
+  WANE__BLOCK_LOST,   /* its addresses may be another's (heap/outside.h) */
+};
+
+/* What a large object stands for, if it is not memory of the heap. */
+enum wane__outside {
+  WANE__OUTSIDE_NOT,
+  WANE__OUTSIDE_FILE,    /* a file is mapped at its addresses */
+  WANE__OUTSIDE_STANDIN, /* for pages elsewhere; nothing is at its own */
 };
 
 /* Written by the owner before the group's first slot is handed out. */
@@ -89,12 +97,19 @@ struct wane__block {
   uint8_t mark;       /* the one mark byte of a large object... */
   uint8_t mark_end;   /* ...and the 0 behind it */
   uint32_t free_tick; /* when it became free. lock: pages */
+  bool is_wall;       /* first block of a space; const (heap/extent.h) */
+  uint8_t outside;    /* enum wane__outside */
+  uint8_t ends;       /* of such an object: which have come. seq_cst */
+  uint32_t ticket;    /* and its number (heap/outside.h) */
   size_t large_bytes; /* of the large object */
-  const struct wane_type *large_type; /* if it is typed */
-  struct wane__specials *specials;    /* records of its objects, or NULL. lock:
-                                         stripe (special/group.h) */
-  struct wane__waiting *waiting;      /* what waits for its objects, or NULL.
-                                         markers; owner (mark/ephemeron.h) */
+  union {
+    const struct wane_type *large_type; /* if it is typed */
+    uintptr_t stands_for;               /* a stand-in: the start of the pages */
+  };
+  struct wane__specials *specials; /* records of its objects, or NULL. lock:
+                                      stripe (special/group.h) */
+  struct wane__waiting *waiting;   /* what waits for its objects, or NULL.
+                                      markers; owner (mark/ephemeron.h) */
 };
 
 /* What every word is compared with. Grouped in one cache line of its own. */
@@ -115,6 +130,8 @@ extern struct wane__block *wane__blocks;        /* const after init */
 bool wane__arena_init(void);
 /* Extends the committed part by at least blocks. lock: pages. */
 bool wane__arena_grow_locked(size_t blocks);
+/* The same by addresses without memory behind them (heap/outside.h). */
+bool wane__arena_grow_outside_locked(size_t blocks);
 
 static inline size_t wane__block_idx(const struct wane__block *block) {
   return (size_t)(block - wane__blocks);
@@ -143,6 +160,10 @@ bool wane__block_assign_small(struct wane__block *block, enum wane__kind kind,
                               unsigned class);
 void wane__block_assign_large(struct wane__block *block, enum wane__kind kind,
                               size_t bytes, const struct wane_type *type);
+/* The same for an object that is not memory of the heap: a leaf. */
+void wane__block_assign_outside(struct wane__block *block,
+                                enum wane__outside sort, size_t bytes,
+                                uintptr_t stands_for);
 /* Takes a group out of use; its blocks are to be given to the free runs. */
 void wane__block_unassign(struct wane__block *block);
 
@@ -205,10 +226,31 @@ static inline struct wane__found wane__block_slot_of(uintptr_t addr) {
   return found;
 }
 
+/* The first block of the group that a found object lies in. */
+static inline struct wane__block *
+wane__group_of(const struct wane__found *found) {
+  return wane__block_at(wane__head_start(found->head));
+}
+
+/* Where it lies in the arena: its base, but for pages that a stand-in stands
+   for. */
+static inline uintptr_t wane__found_slot(const struct wane__found *found) {
+  return (found->head & WANE__HEAD_LARGE) != 0 ? wane__head_start(found->head)
+                                               : found->base;
+}
+
+/* And where its user knows it to be. */
+static inline uintptr_t wane__found_object(const struct wane__found *found) {
+  return (found->head & WANE__HEAD_LARGE) != 0 &&
+                 wane__group_of(found)->outside == WANE__OUTSIDE_STANDIN
+             ? wane__group_of(found)->stands_for
+             : found->base;
+}
+
 /* Bytes of the slot or of the large object. */
 WANE_INLINE size_t wane__found_bytes(const struct wane__found *found) {
   if (WANE_UNLIKELY((found->head & WANE__HEAD_LARGE) != 0)) {
-    return wane__block_at(found->base)->large_bytes;
+    return wane__group_of(found)->large_bytes;
   }
   return wane__classes[wane__head_class(found->head)].slot_bytes;
 }
@@ -228,7 +270,7 @@ static inline const struct wane_type *
 wane__found_type(const struct wane__found *found) {
   unsigned class = wane__head_class(found->head);
   if (class == WANE__CLASS_LARGE) {
-    return wane__block_at(found->base)->large_type;
+    return wane__group_of(found)->large_type;
   }
   const struct wane_type **last =
       (const struct wane_type **)(found->base +

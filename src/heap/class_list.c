@@ -6,6 +6,7 @@
 #include "../base/lock.h"
 #include "extent.h"
 #include "hooks.h"
+#include "outside.h"
 
 struct class_queue {
   struct wane__block *first;
@@ -91,10 +92,14 @@ void wane__class_give(struct wane__block *block, bool has_room) {
   wane__lock_release(&lists->lock);
 }
 
+/* Looks first where it found one the last time. */
 struct wane__block *wane__class_take_unswept(void) {
-  struct class_lists *lists = &class_lists[0][0];
+  static size_t last; /* relaxed */
   size_t count = sizeof class_lists / sizeof class_lists[0][0];
-  for (size_t i = 0; i < count; i++, lists++) {
+  size_t first = wane__load_relaxed(&last);
+  for (size_t i = 0; i < count; i++) {
+    size_t at = first + i < count ? first + i : first + i - count;
+    struct class_lists *lists = &class_lists[0][0] + at;
     /* a hint; the list is read again under its lock */
     if (wane__load_relaxed(&lists->unswept.first) == NULL) {
       continue;
@@ -103,6 +108,7 @@ struct wane__block *wane__class_take_unswept(void) {
     struct wane__block *block = queue_pop(&lists->unswept);
     wane__lock_release(&lists->lock);
     if (block != NULL) {
+      wane__store_relaxed(&last, at);
       return block;
     }
   }
@@ -110,6 +116,10 @@ struct wane__block *wane__class_take_unswept(void) {
 }
 
 size_t wane__class_file_swept(struct wane__block *block) {
+  if (block->live == 0 && block->outside != WANE__OUTSIDE_NOT) {
+    wane__outside_swept(block);
+    return 0;
+  }
   if (block->live == 0) {
     size_t blocks = block->blocks;
     wane__block_unassign(block);

@@ -8,17 +8,25 @@
 #include "../base/check.h"
 #include "../base/lock.h"
 #include "../base/os.h"
+#include "outside.h"
 
 #define EXTENT_EXACT 64u
 #define EXTENT_LISTS (EXTENT_EXACT + 40)
 
+struct extent_space {
+  struct wane__block *lists[EXTENT_LISTS];
+  size_t blocks; /* in all */
+  size_t free_blocks;
+};
+
 /* All lock: extent_lock. */
 static struct wane__lock extent_lock = WANE__LOCK_INIT(WANE__RANK_PAGES);
-static struct wane__block *extent_lists[EXTENT_LISTS];
-static size_t extent_free_dirty_blocks;
-static size_t extent_free_blocks;
+static struct extent_space extent_heap;
+static struct extent_space extent_outside;
+static size_t extent_free_dirty_blocks; /* of the heap */
 static size_t extent_released_bytes;
 static uint32_t extent_now;
+static bool extent_ends_outside; /* the arena's last block is */
 
 /* Blocks of a neighbour in use change their state without the lock, but never
    to FREE and never from it. */
@@ -34,8 +42,18 @@ static unsigned extent_list_of(size_t blocks) {
   return EXTENT_EXACT + 58 - (unsigned)__builtin_clzll(blocks - 1) - 1;
 }
 
-static void extent_link_locked(struct wane__block *block, size_t blocks) {
-  struct wane__block **list = &extent_lists[extent_list_of(blocks)];
+/* Of an extent outside the heap only the first and the last block's state is
+   kept up: it may have millions. The others' is FREE or INSIDE. */
+static void extent_set_ends(struct wane__block *block, size_t blocks,
+                            enum wane__block_state state) {
+  wane__store_relaxed(&block->state, (uint8_t)state);
+  wane__store_relaxed(&block[blocks - 1].state, (uint8_t)state);
+}
+
+static void extent_link_locked(struct extent_space *space,
+                               struct wane__block *block, size_t blocks) {
+  struct wane__block **list = &space->lists[extent_list_of(blocks)];
+  extent_set_ends(block, blocks, WANE__BLOCK_FREE);
   block->blocks = (uint32_t)blocks;
   block[blocks - 1].blocks = (uint32_t)blocks;
   block->prev = NULL;
@@ -46,14 +64,15 @@ static void extent_link_locked(struct wane__block *block, size_t blocks) {
   *list = block;
 }
 
-static void extent_unlink_locked(struct wane__block *block) {
+static void extent_unlink_locked(struct extent_space *space,
+                                 struct wane__block *block) {
   if (block->next != NULL) {
     block->next->prev = block->prev;
   }
   if (block->prev != NULL) {
     block->prev->next = block->next;
   } else {
-    extent_lists[extent_list_of(block->blocks)] = block->next;
+    space->lists[extent_list_of(block->blocks)] = block->next;
   }
   block->next = block->prev = NULL;
 }
@@ -72,10 +91,11 @@ static size_t extent_count_dirty(const struct wane__block *block,
   return dirty;
 }
 
-static struct wane__block *extent_find_locked(size_t blocks, size_t alignment) {
+static struct wane__block *extent_find_locked(const struct extent_space *space,
+                                              size_t blocks, size_t alignment) {
   for (unsigned l = extent_list_of(blocks); l < EXTENT_LISTS; l++) {
     struct wane__block *best = NULL;
-    for (struct wane__block *b = extent_lists[l]; b != NULL; b = b->next) {
+    for (struct wane__block *b = space->lists[l]; b != NULL; b = b->next) {
       bool fits = b->blocks >= blocks + extent_skip(b, alignment);
       /* in the lists of mixed lengths, the shortest that fits */
       if (fits && (best == NULL || b->blocks < best->blocks)) {
@@ -92,6 +112,41 @@ static struct wane__block *extent_find_locked(size_t blocks, size_t alignment) {
   return NULL;
 }
 
+/* Puts a run on a list of the space, merged with free neighbours in it. */
+static void extent_file_locked(struct extent_space *space,
+                               struct wane__block *block, size_t blocks) {
+  size_t count = wane__arena.committed >> WANE__BLOCK_LOG2;
+  size_t idx = wane__block_idx(block);
+  WANE_CHECK(idx > 0, "INV-block-4: block 0 is never in use");
+  space->free_blocks += blocks;
+  extent_set_ends(block, blocks, WANE__BLOCK_FREE); /* inside another, soon */
+  if (!block->is_wall && extent_is_free(&block[-1])) {
+    struct wane__block *left = block - block[-1].blocks;
+    extent_unlink_locked(space, left);
+    blocks += left->blocks;
+    block = left;
+  }
+  idx = wane__block_idx(block);
+  if (idx + blocks < count && !block[blocks].is_wall &&
+      extent_is_free(&block[blocks])) {
+    struct wane__block *right = block + blocks;
+    extent_unlink_locked(space, right);
+    blocks += right->blocks;
+  }
+  extent_link_locked(space, block, blocks);
+}
+
+/* Adds what the arena has grown by since it had before blocks. */
+static void extent_add_locked(struct extent_space *space, size_t before) {
+  bool is_outside = space == &extent_outside;
+  struct wane__block *block = &wane__blocks[before];
+  size_t grown = (wane__arena.committed >> WANE__BLOCK_LOG2) - before;
+  block->is_wall = is_outside != extent_ends_outside;
+  extent_ends_outside = is_outside;
+  space->blocks += grown;
+  extent_file_locked(space, block, grown);
+}
+
 static bool extent_grow_locked(size_t blocks) {
   size_t before = wane__arena.committed >> WANE__BLOCK_LOG2;
   if (!wane__arena_grow_locked(before == 0 ? blocks + 1 : blocks)) {
@@ -101,44 +156,72 @@ static bool extent_grow_locked(size_t blocks) {
     wane__blocks[0].state = WANE__BLOCK_INSIDE;
     before = 1;
   }
-  size_t grown = (wane__arena.committed >> WANE__BLOCK_LOG2) - before;
-  struct wane__block *block = &wane__blocks[before];
-  extent_free_blocks += grown;
-  if (extent_is_free(&block[-1])) {
-    struct wane__block *left = block - block[-1].blocks;
-    grown += left->blocks;
-    extent_unlink_locked(left);
-    block = left;
-  }
-  extent_link_locked(block, grown);
+  extent_add_locked(&extent_heap, before);
   return true;
+}
+
+/* The arena begins with the heap, whose first block is never used. */
+static bool extent_grow_outside_locked(size_t blocks) {
+  if (wane__arena.committed == 0 && !extent_grow_locked(1)) {
+    return false;
+  }
+  size_t before = wane__arena.committed >> WANE__BLOCK_LOG2;
+  if (!wane__arena_grow_outside_locked(blocks)) {
+    return false;
+  }
+  extent_add_locked(&extent_outside, before);
+  return true;
+}
+
+/* Takes blocks out of a free run that has room for them at the alignment. */
+static struct wane__block *extent_cut_locked(struct extent_space *space,
+                                             struct wane__block *block,
+                                             size_t blocks, size_t alignment) {
+  size_t have = block->blocks;
+  size_t skip = extent_skip(block, alignment);
+  extent_unlink_locked(space, block);
+  if (skip > 0) {
+    extent_link_locked(space, block, skip);
+    block += skip;
+    have -= skip;
+  }
+  if (have > blocks) {
+    extent_link_locked(space, block + blocks, have - blocks);
+  }
+  block->blocks = (uint32_t)blocks;
+  space->free_blocks -= blocks;
+  /* until it is assigned, no neighbour may merge with it */
+  extent_set_ends(block, blocks, WANE__BLOCK_INSIDE);
+  return block;
 }
 
 struct wane__block *wane__extent_take(size_t blocks, size_t alignment,
                                       bool grow) {
+  struct extent_space *space = &extent_heap;
   wane__lock_acquire(&extent_lock);
-  struct wane__block *block = extent_find_locked(blocks, alignment);
+  struct wane__block *block = extent_find_locked(space, blocks, alignment);
   if (block == NULL && grow && extent_grow_locked(blocks + alignment - 1)) {
-    block = extent_find_locked(blocks, alignment);
+    block = extent_find_locked(space, blocks, alignment);
   }
   if (block != NULL) {
-    size_t have = block->blocks;
-    size_t skip = extent_skip(block, alignment);
-    extent_unlink_locked(block);
-    if (skip > 0) {
-      extent_link_locked(block, skip);
-      block += skip;
-      have -= skip;
-    }
-    if (have > blocks) {
-      extent_link_locked(block + blocks, have - blocks);
-    }
-    block->blocks = (uint32_t)blocks;
-    extent_free_blocks -= blocks;
+    block = extent_cut_locked(space, block, blocks, alignment);
     extent_free_dirty_blocks -= extent_count_dirty(block, blocks);
-    /* until it is assigned, no neighbour may merge with it */
-    wane__store_relaxed(&block->state, WANE__BLOCK_INSIDE);
-    wane__store_relaxed(&block[blocks - 1].state, WANE__BLOCK_INSIDE);
+  } else {
+    errno = ENOMEM;
+  }
+  wane__lock_release(&extent_lock);
+  return block;
+}
+
+struct wane__block *wane__extent_take_outside(size_t blocks) {
+  struct extent_space *space = &extent_outside;
+  wane__lock_acquire(&extent_lock);
+  struct wane__block *block = extent_find_locked(space, blocks, 1);
+  if (block == NULL && extent_grow_outside_locked(blocks)) {
+    block = extent_find_locked(space, blocks, 1);
+  }
+  if (block != NULL) {
+    block = extent_cut_locked(space, block, blocks, 1);
   } else {
     errno = ENOMEM;
   }
@@ -148,28 +231,18 @@ struct wane__block *wane__extent_take(size_t blocks, size_t alignment,
 
 void wane__extent_give(struct wane__block *block, size_t blocks) {
   wane__lock_acquire(&extent_lock);
-  size_t count = wane__arena.committed >> WANE__BLOCK_LOG2;
-  extent_free_blocks += blocks;
   extent_free_dirty_blocks += extent_count_dirty(block, blocks);
   for (size_t i = 0; i < blocks; i++) {
     wane__store_relaxed(&block[i].state, WANE__BLOCK_FREE);
     block[i].free_tick = extent_now;
   }
-  size_t idx = wane__block_idx(block);
-  WANE_CHECK(idx > 0, "INV-block-4: block 0 is never in use");
-  if (extent_is_free(&block[-1])) {
-    struct wane__block *left = block - block[-1].blocks;
-    extent_unlink_locked(left);
-    blocks += left->blocks;
-    block = left;
-  }
-  idx = wane__block_idx(block);
-  if (idx + blocks < count && extent_is_free(&block[blocks])) {
-    struct wane__block *right = block + blocks;
-    extent_unlink_locked(right);
-    blocks += right->blocks;
-  }
-  extent_link_locked(block, blocks);
+  extent_file_locked(&extent_heap, block, blocks);
+  wane__lock_release(&extent_lock);
+}
+
+void wane__extent_give_outside(struct wane__block *block) {
+  wane__lock_acquire(&extent_lock);
+  extent_file_locked(&extent_outside, block, block->blocks);
   wane__lock_release(&extent_lock);
 }
 
@@ -202,7 +275,7 @@ size_t wane__extent_release(size_t budget_bytes, uint32_t before_tick) {
   wane__lock_acquire(&extent_lock);
   size_t start = extent_released_bytes;
   for (unsigned l = EXTENT_LISTS; l-- > 0;) {
-    for (struct wane__block *b = extent_lists[l]; b != NULL; b = b->next) {
+    for (struct wane__block *b = extent_heap.lists[l]; b != NULL; b = b->next) {
       size_t i = 0;
       while (i < b->blocks && extent_released_bytes - start < budget_bytes) {
         size_t left = budget_bytes - (extent_released_bytes - start);
@@ -228,41 +301,94 @@ uint32_t wane__extent_tick(void) {
 
 void wane__extent_read_totals(struct wane__extent_totals *out) {
   wane__lock_acquire(&extent_lock);
-  size_t blocks = wane__arena.committed >> WANE__BLOCK_LOG2;
-  size_t used = blocks > 0 ? blocks - 1 - extent_free_blocks : 0;
+  size_t used = extent_heap.blocks - extent_heap.free_blocks;
+  size_t unused =
+      (wane__arena.reserved - wane__arena.committed) >> WANE__BLOCK_LOG2;
+  size_t outside = extent_outside.blocks - extent_outside.free_blocks;
   out->used_bytes = used << WANE__BLOCK_LOG2;
   out->free_dirty_bytes = extent_free_dirty_blocks << WANE__BLOCK_LOG2;
   out->released_bytes = extent_released_bytes;
+  out->outside_used_blocks = outside;
+  out->outside_left_blocks = unused + extent_outside.free_blocks;
   wane__lock_release(&extent_lock);
 }
 
-void wane__extent_rebuild(void) {
-  wane__lock_reset(&extent_lock);
-  for (unsigned l = 0; l < EXTENT_LISTS; l++) {
-    extent_lists[l] = NULL;
+void wane__extent_fork_prepare(void) { wane__lock_acquire(&extent_lock); }
+
+void wane__extent_fork_parent(void) { wane__lock_release(&extent_lock); }
+
+void wane__extent_fork_child(void) { wane__lock_reset(&extent_lock); }
+
+/* The stretch of the heap's blocks at i that is in no group, and is free from
+   now on; its length. */
+static size_t rebuild_heap(size_t i, size_t count) {
+  size_t n = 0;
+  for (; i + n < count && (n == 0 || !wane__blocks[i + n].is_wall); n++) {
+    struct wane__block *block = &wane__blocks[i + n];
+    if (block->state == WANE__BLOCK_SMALL ||
+        block->state == WANE__BLOCK_LARGE) {
+      break;
+    }
+    if (block->state == WANE__BLOCK_INSIDE) {
+      /* without a group before it: a vanished thread had it */
+      block->clean = false;
+    }
+    wane__store_relaxed(&block->state, WANE__BLOCK_FREE);
+    wane__block_map[i + n].head = 0;
   }
-  extent_free_blocks = extent_free_dirty_blocks = 0;
+  extent_free_dirty_blocks += extent_count_dirty(&wane__blocks[i], n);
+  return n;
+}
+
+/* One run outside the heap: its length, if it is free from now on, else 0. A
+   vanished thread had it, if it is neither free nor a group's, or it waited for
+   a callback that will not run here. */
+static size_t rebuild_outside(size_t i) {
+  struct wane__block *block = &wane__blocks[i];
+  if (block->state == WANE__BLOCK_LARGE || block->state == WANE__BLOCK_LOST) {
+    return 0;
+  }
+  if (block->state == WANE__BLOCK_INSIDE) {
+    for (size_t k = 0; k < block->blocks; k++) {
+      wane__block_map[i + k].head = 0;
+    }
+    wane__outside_drop(block);
+    if (!wane__os_unmap_to_reserve((void *)wane__block_start(block),
+                                   (size_t)block->blocks << WANE__BLOCK_LOG2)) {
+      block->state = WANE__BLOCK_LOST;
+      return 0;
+    }
+  }
+  return block->blocks;
+}
+
+/* The stretch of such runs at i, up to the next wall. */
+static size_t rebuild_outside_stretch(size_t i, size_t count) {
+  size_t n = 0;
+  size_t run;
+  do {
+    run = rebuild_outside(i + n);
+    n += run;
+  } while (run != 0 && i + n < count && !wane__blocks[i + n].is_wall);
+  return n;
+}
+
+void wane__extent_rebuild(void) {
+  bool is_heap = true;
+  extent_heap = (struct extent_space){.blocks = extent_heap.blocks};
+  extent_outside = (struct extent_space){.blocks = extent_outside.blocks};
+  extent_free_dirty_blocks = 0;
   size_t count = wane__arena.committed >> WANE__BLOCK_LOG2;
   for (size_t i = 1; i < count;) { /* INV-block-4 */
     struct wane__block *block = &wane__blocks[i];
-    if (block->state == WANE__BLOCK_SMALL ||
-        block->state == WANE__BLOCK_LARGE) {
-      i += block->blocks;
-      continue;
+    is_heap = is_heap != block->is_wall;
+    size_t n =
+        is_heap ? rebuild_heap(i, count) : rebuild_outside_stretch(i, count);
+    struct extent_space *space = is_heap ? &extent_heap : &extent_outside;
+    if (n != 0) {
+      extent_link_locked(space, block, n);
+      space->free_blocks += n;
     }
-    size_t n = 0;
-    for (; i < count && (wane__blocks[i].state == WANE__BLOCK_FREE ||
-                         wane__blocks[i].state == WANE__BLOCK_INSIDE);
-         i++, n++) {
-      if (wane__blocks[i].state == WANE__BLOCK_INSIDE) {
-        /* without a group before it: a vanished thread had it */
-        wane__blocks[i].clean = false;
-      }
-      wane__blocks[i].state = WANE__BLOCK_FREE;
-      wane__block_map[i].head = 0;
-    }
-    extent_free_blocks += n;
-    extent_free_dirty_blocks += extent_count_dirty(block, n);
-    extent_link_locked(block, n);
+    i += n != 0 ? n : block->blocks;
   }
 }

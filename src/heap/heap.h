@@ -12,6 +12,7 @@
 
 #include "block.h"
 #include "context.h"
+#include "foreign.h"
 
 struct wane_type;
 
@@ -45,6 +46,10 @@ WANE_INLINE bool wane__object_is_unused(const struct wane__found *found) {
   return found->base >= cache->cur && found->base < cache->end;
 }
 
+/* wane__object_find for an address outside the arena: base is the start of the
+   adopted range, the rest that of its stand-in. */
+bool wane__object_find_foreign(uintptr_t word, struct wane__found *out);
+
 /* The live object that addr points into; false if there is none. Guarded, or
    with the world stopped.
 
@@ -58,8 +63,11 @@ WANE_INLINE WANE_SCANS_MEMORY bool wane__object_find(const void *addr,
                                                      struct wane__found *out) {
   uintptr_t word = (uintptr_t)addr;
   /* pairs with the release in wane__arena_grow_locked */
-  if (word - wane__arena.start >= wane__load_acquire(&wane__arena.committed) ||
-      !wane__block_resolve(word, wane__arena.start, wane__block_map, out) ||
+  if (word - wane__arena.start >= wane__load_acquire(&wane__arena.committed)) {
+    return WANE_UNLIKELY(wane__foreign_may_hold(word)) &&
+           wane__object_find_foreign(word, out);
+  }
+  if (!wane__block_resolve(word, wane__arena.start, wane__block_map, out) ||
       wane__load_relaxed(out->mark) != wane__arena.colour ||
       wane__object_is_unused(out)) {
     return false;

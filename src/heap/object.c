@@ -11,6 +11,15 @@
 #include "heap.h"
 #include "hooks.h"
 
+bool wane__object_find_foreign(uintptr_t word, struct wane__found *out) {
+  uintptr_t stand_in = wane__foreign_search(word);
+  if (stand_in == 0 || !wane__object_find((void *)stand_in, out)) {
+    return false;
+  }
+  out->base = wane__group_of(out)->stands_for;
+  return true;
+}
+
 /* wane__object_find for a thread in no guard: a flip between reading the mark
    byte and reading the colour would make a live object look dead. */
 static bool object_find_guarded(const void *addr, struct wane__found *out) {
@@ -43,12 +52,12 @@ WANE_PUBLIC size_t wane_size(const void *ptr) {
 /* Grows or shrinks a large object within its blocks. */
 static bool realloc_large_in_place(const struct wane__found *found,
                                    size_t bytes) {
-  struct wane__block *block = wane__block_at(found->base);
+  struct wane__block *block = wane__group_of(found);
   size_t old = block->large_bytes;
   size_t capacity = (size_t)block->blocks << WANE__BLOCK_LOG2;
   size_t rounded = (bytes + 15) & ~(size_t)15;
-  if (bytes <= WANE__SMALL_BYTES_MAX || bytes > capacity ||
-      rounded + WANE__BLOCK_BYTES <= capacity) {
+  if (block->outside != WANE__OUTSIDE_NOT || bytes <= WANE__SMALL_BYTES_MAX ||
+      bytes > capacity || rounded + WANE__BLOCK_BYTES <= capacity) {
     return false;
   }
   if (rounded > old) {

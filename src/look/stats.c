@@ -10,6 +10,7 @@
 #include "../heap/extent.h"
 #include "../heap/heap.h"
 #include "../heap/hooks.h"
+#include "../heap/outside.h"
 #include "../mutator/thread.h"
 #include "../special/group.h"
 #include "../special/net.h"
@@ -82,6 +83,15 @@ static void stats_gather_records(struct wane_stats *s) {
   s->safety_nets_needed = wane__nets_needed();
 }
 
+static void stats_gather_outside(struct wane_stats *s) {
+  const struct wane__outside_meter *meter = &wane__outside_meter;
+  s->foreign_bytes = wane__load_relaxed(&meter->file_bytes) +
+                     wane__load_relaxed(&meter->adopted_bytes);
+  s->foreign_live = wane__load_relaxed(&meter->live);
+  s->files_mapped = wane__load_relaxed(&meter->mapped);
+  s->files_unmapped = wane__load_relaxed(&meter->unmapped);
+}
+
 static void stats_gather_collector(struct wane_stats *s) {
   const struct wane__cycle_totals *totals = &wane__cycle_totals;
   struct wane__pauses pauses;
@@ -118,6 +128,7 @@ WANE_PUBLIC void wane_read_stats(struct wane_stats *out) {
   }
   s.heap_committed_bytes = extents.used_bytes + extents.free_dirty_bytes;
   s.released_bytes = extents.released_bytes;
+  stats_gather_outside(&s);
   stats_gather_collector(&s);
   stats_gather_records(&s);
   memcpy(out, &s, size < sizeof s ? size : sizeof s);

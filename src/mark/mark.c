@@ -15,6 +15,7 @@
 #include "../base/os.h"
 #include "../base/poison.h"
 #include "../heap/block.h"
+#include "../heap/foreign.h"
 #include "../mutator/thread.h"
 #include "ephemeron.h"
 #include "range.h"
@@ -68,6 +69,7 @@ struct marker {
   uint64_t bytes;
   uint64_t cpu_ns;
   uint64_t waiting_bytes; /* of entries that wait, less those woken */
+  struct wane__mark_outside outside;
   bool overflowed;
   bool has_put_aside; /* an ephemeron, for want of room */
 
@@ -94,11 +96,13 @@ struct mark_view {
   uintptr_t bytes;
   const struct wane__block_map *map;
   uint8_t colour;
+  bool has_foreign; /* there are adopted ranges */
 };
 
 static struct mark_view mark_view_now(void) {
   return (struct mark_view){wane__arena.start, wane__arena.committed,
-                            wane__block_map, wane__arena.colour};
+                            wane__block_map, wane__arena.colour,
+                            wane__foreign_bounds.bytes != 0};
 }
 
 /* Gives the stack twice the memory; false at its end, or without memory. */
@@ -138,6 +142,19 @@ WANE_INLINE uintptr_t *mark_push(uintptr_t *top, const struct mark_view *view,
   return top + (word - view->start < view->bytes);
 }
 
+/* Pushes the stand-ins of adopted ranges that words lead to. */
+static WANE_NOINLINE WANE_SCANS_MEMORY uintptr_t *
+mark_push_foreign(uintptr_t *top, uintptr_t start, uintptr_t end) {
+  for (uintptr_t at = start; at < end; at += sizeof(uintptr_t)) {
+    uintptr_t word = *(const uintptr_t *)at;
+    uintptr_t to = wane__foreign_translate_stw(word);
+    if (to != word) {
+      *top++ = to;
+    }
+  }
+  return top;
+}
+
 /* Pushes every word of [start, end) that lies in the arena; there is room.
    From the last to the first, so that the first, which the program most
    likely allocated next to its parent, is taken off first. Larger objects
@@ -158,7 +175,8 @@ mark_push_words(uintptr_t *top, const struct mark_view *view, uintptr_t start,
   while (at > first) {
     top = mark_push(top, view, *--at);
   }
-  return top;
+  return WANE_UNLIKELY(view->has_foreign) ? mark_push_foreign(top, start, end)
+                                          : top;
 }
 
 /* Fetches what of an object is scanned first: its end, and of a small one
@@ -200,6 +218,8 @@ static WANE_SCANS_MEMORY void marker_scan_typed(struct marker *m,
       uintptr_t word = *(const uintptr_t *)(at + type->pointer_offsets[i]);
       if (word - view->start < view->bytes) {
         *m->top++ = word;
+      } else if (WANE_UNLIKELY(view->has_foreign)) {
+        m->top = mark_push(m->top, view, wane__foreign_translate_stw(word));
       }
     }
   }
@@ -215,10 +235,15 @@ static bool mark_is_beyond(uintptr_t word, const struct wane__found *found) {
    point into none, which never die. */
 static bool mark_is_unmarked(const struct mark_view *view, uintptr_t word,
                              struct wane__found *out) {
+  word = wane__foreign_translate_stw(word);
   return word - view->start < view->bytes &&
          wane__block_resolve(word, view->start, view->map, out) &&
          !mark_is_beyond(word, out) && wane__load_relaxed(out->mark) != 0 &&
          wane__load(out->mark) != view->colour;
+}
+
+static bool mark_is_of_object(const struct mark_view *view, uintptr_t word) {
+  return wane__foreign_translate_stw(word) - view->start < view->bytes;
 }
 
 /* Marks what an ephemeron holds, or makes it wait. Returns the slot whose chain
@@ -245,11 +270,11 @@ static bool marker_scan_pair(struct marker *m, const struct mark_view *view,
     return wait == WANE__WAIT_MARKED;
   }
   if (!type->is_both_weak) {
-    m->top = mark_push(m->top, view, held);
+    m->top = mark_push(m->top, view, wane__foreign_translate_stw(held));
   }
   if (WANE_UNLIKELY(wane__ephemerons_end) && type->ends_at_shutdown &&
-      (weak - view->start < view->bytes ||
-       (type->is_both_weak && held - view->start < view->bytes))) {
+      (mark_is_of_object(view, weak) ||
+       (type->is_both_weak && mark_is_of_object(view, held)))) {
     wane__ephemeron_note(object, pair);
   }
   return false;
@@ -379,12 +404,28 @@ static void marker_scan_type(struct marker *m, const struct mark_view *view,
   }
 }
 
+/* A leaf has been marked: is it one that is not memory of the heap? */
+static void marker_count_outside(struct marker *m,
+                                 const struct wane__found *found,
+                                 size_t bytes) {
+  if ((found->head & WANE__HEAD_LARGE) == 0) {
+    return;
+  }
+  enum wane__outside sort = wane__group_of(found)->outside;
+  if (sort != WANE__OUTSIDE_NOT) {
+    m->outside.count++;
+    m->outside.bytes += bytes;
+    m->outside.adopted_bytes += sort == WANE__OUTSIDE_STANDIN ? bytes : 0;
+  }
+}
+
 /* Scans an object that is not a small one of words. */
 static WANE_NOINLINE WANE_SCANS_MEMORY void
 marker_scan_special(struct marker *m, const struct mark_view *view,
                     const struct wane__found *found, size_t bytes) {
   enum wane__kind kind = wane__head_kind(found->head);
   if (kind == WANE__KIND_LEAF) {
+    marker_count_outside(m, found, bytes);
     return;
   }
   if ((found->head & WANE__HEAD_LARGE) != 0 && marker_defer(found, bytes)) {
@@ -666,6 +707,7 @@ static WANE_SCANS_MEMORY void rescan_object(struct marker *m,
   for (uintptr_t at = object->base; at < end; at += 8) {
     uintptr_t word = *(const uintptr_t *)at;
     struct wane__found child;
+    word = wane__foreign_translate_stw(word);
     if (word - view->start >= view->bytes ||
         !wane__block_resolve(word, view->start, view->map, &child) ||
         mark_is_beyond(word, &child) || *child.mark == 0 ||
@@ -817,6 +859,7 @@ void wane__mark_add_range(void *unused, uintptr_t start, uintptr_t end,
 static void mark_add_field(uintptr_t word, const struct wane__found *object) {
   struct marker *first = markers[0]; /* marked in the round */
   struct mark_view view = mark_view_now();
+  word = wane__foreign_translate_stw(word);
   if (word - view.start >= view.bytes ||
       word - object->base < wane__found_bytes(object)) {
     return;
@@ -941,8 +984,12 @@ void wane__mark_all_stw(unsigned active, struct wane__mark_totals *totals) {
     totals->bytes += m->bytes;
     totals->cpu_ns += m->cpu_ns;
     totals->waiting_bytes += m->waiting_bytes;
+    totals->outside.count += m->outside.count;
+    totals->outside.bytes += m->outside.bytes;
+    totals->outside.adopted_bytes += m->outside.adopted_bytes;
     totals->helpers_cpu_ns += i != 0 ? m->cpu_ns : 0;
     m->objects = m->bytes = m->cpu_ns = m->waiting_bytes = 0;
+    m->outside = (struct wane__mark_outside){0};
     marker_release(m);
   }
 }

@@ -23,6 +23,9 @@
  * all are hungry at once: then there is no work, and none can appear, since
  * only one that is not hungry makes any.
  *
+ * Words that point outside the arena are looked at once more while there are
+ * adopted ranges, in a pass of its own over the same words (heap/foreign.h).
+ *
  * Overflow: a full stack drops words, never objects. The object whose words
  * did not fit is marked, and afterwards the whole heap is searched for
  * marked objects with unmarked children, until there are none.
@@ -39,12 +42,20 @@
 
 struct wane_type;
 
+/* Of what was marked, what is not memory of the heap (heap/outside.h). */
+struct wane__mark_outside {
+  uint64_t count;
+  uint64_t bytes;
+  uint64_t adopted_bytes; /* among bytes */
+};
+
 struct wane__mark_totals {
   uint64_t objects;
   uint64_t bytes;          /* of marked slots */
   uint64_t cpu_ns;         /* of all markers */
   uint64_t helpers_cpu_ns; /* of all but the calling thread */
   uint64_t waiting_bytes;  /* of table entries to be cleared; among bytes */
+  struct wane__mark_outside outside; /* among objects and bytes */
   unsigned markers;
   unsigned rescans; /* of the heap, after overflow */
 };

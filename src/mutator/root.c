@@ -188,7 +188,7 @@ extern char **environ;
 extern void *__libc_stack_end __attribute__((weak));
 
 static void root_prepare_main(struct wane__thread *thread) {
-  struct wane__mapping mapping;
+  struct wane__os_mapping mapping;
   uintptr_t inside = &__libc_stack_end != NULL ? (uintptr_t)__libc_stack_end
                                                : (uintptr_t)environ;
   thread->stack_high = (inside | (WANE__PAGE_BYTES_MIN - 1)) + 1;
@@ -238,7 +238,7 @@ static void root_visit_stack(const struct wane__thread *thread, uintptr_t start,
    stack or in a coroutine: what it runs on, and all of its own stack. */
 static void root_visit_away(const struct wane__thread *thread, uintptr_t sp,
                             wane__root_visit *visit, void *ctx) {
-  struct wane__mapping mapping;
+  struct wane__os_mapping mapping;
   if (thread->alt_high != 0) {
     root_visit_stack(thread, sp, thread->alt_high, visit, ctx);
   } else if (sp - wane__arena.start < wane__arena.committed) {
@@ -263,7 +263,7 @@ static void root_visit_away(const struct wane__thread *thread, uintptr_t sp,
    else, more only under a limit that was higher when the program began. */
 static bool root_is_on_own_stack(const struct wane__thread *thread,
                                  uintptr_t sp) {
-  struct wane__mapping mapping;
+  struct wane__os_mapping mapping;
   if (thread->alt_high != 0 || sp >= thread->stack_high) {
     return false;
   }

@@ -60,8 +60,8 @@ static struct wane__thread *thread_record_new(void) {
 }
 
 /* The lowest address that can be read, above the guard, and the end. */
-static struct wane__mapping thread_find_stack(pid_t tid) {
-  struct wane__mapping stack = {0};
+static struct wane__os_mapping thread_find_stack(pid_t tid) {
+  struct wane__os_mapping stack = {0};
   pthread_attr_t attr;
   void *low;
   size_t bytes;
@@ -109,7 +109,7 @@ static void thread_remove_stale_locked(const struct wane__thread *fresh) {
 static void thread_take_over(struct wane__thread *thread, bool linked) {
   pid_t tid = wane__os_tid();
   bool is_main = tid == getpid();
-  struct wane__mapping stack = {0};
+  struct wane__os_mapping stack = {0};
   if (!is_main) {
     stack = thread_find_stack(tid);
   }

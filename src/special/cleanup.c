@@ -155,10 +155,10 @@ static wane_cleanup cleanup_add_to(const struct cleanup_request *r,
   struct wane__pool *pool = &wane__pools[WANE__SORT_CLEANUP];
   struct wane__stripe *stripe = wane__stripe_of(group);
   wane__spin_acquire(&stripe->lock);
-  uint32_t index =
-      wane__group_reserve_locked(group)
-          ? cleanup_new_locked(r, object->base, stripe, WANE__SORT_CLEANUP)
-          : 0;
+  uint32_t index = wane__group_reserve_locked(group)
+                       ? cleanup_new_locked(r, wane__found_slot(object), stripe,
+                                            WANE__SORT_CLEANUP)
+                       : 0;
   if (index != 0) {
     wane__pool_set_arg(pool, index, (uintptr_t)r->arg);
     wane__group_insert_locked(group, WANE__SORT_CLEANUP, index, index);
@@ -358,9 +358,10 @@ WANE_INLINE bool finalizer_add(const struct cleanup_request *r,
     wane__fatal(cleanup_call_name(r->call),
                 "finalizer already set for the object at %p", r->ptr);
   }
-  uint32_t index = place == NULL ? 0
-                                 : cleanup_new_locked(r, object->base, stripe,
-                                                      WANE__SORT_FINALIZER);
+  uint32_t index = place == NULL
+                       ? 0
+                       : cleanup_new_locked(r, wane__found_slot(object), stripe,
+                                            WANE__SORT_FINALIZER);
   if (index != 0) {
     *place = index;
     group->specials->finalizable->count++;

@@ -21,13 +21,16 @@ struct death_round {
   struct wane__queue_chain finalizer; /* the same */
 };
 
-static uint8_t *death_mark(uintptr_t address) {
-  return wane__block_slot_of(address).mark;
+/* A pointer to adopted pages leads to no slot, but its group has only one. */
+static uint8_t *death_mark(const struct wane__block *group, uintptr_t address) {
+  return group->state == WANE__BLOCK_LARGE ? wane__block_marks(group)
+                                           : wane__block_slot_of(address).mark;
 }
 
 static bool death_is_dead(const struct death_round *round, uintptr_t address) {
   return round->all_dead ||
-         wane__load_relaxed(death_mark(address)) != wane__arena.colour;
+         wane__load_relaxed(death_mark(round->group, address)) !=
+             wane__arena.colour;
 }
 
 static void death_count(uint64_t *counter) {
@@ -70,10 +73,13 @@ static void death_finalizer(void *ctx, const struct wane__found *object,
   if (!round->all_dead) {
     wane__fence_release(); /* its weak slots are cleared before it lives */
     wane__store_relaxed(object->mark, wane__arena.colour);
-    round->revived_bytes += wane__found_bytes(object);
+    round->revived_bytes += round->group->outside == WANE__OUTSIDE_NOT
+                                ? wane__found_bytes(object)
+                                : 0;
   }
   /* the object is a root from here until its finalizer has returned */
-  wane__pool_set_arg(&wane__pools[WANE__SORT_FINALIZER], index, object->base);
+  wane__pool_set_arg(&wane__pools[WANE__SORT_FINALIZER], index,
+                     wane__found_object(object));
   death_queue(round, WANE__SORT_FINALIZER, index);
 }
 

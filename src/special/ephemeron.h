@@ -48,7 +48,11 @@ void wane__ephemerons_sweep(struct wane__block *group);
 WANE_INLINE_SCAN WANE_SCANS_MEMORY bool wane__word_lives(uintptr_t word) {
   uintptr_t offset = word - wane__arena.start;
   if (offset >= wane__load_acquire(&wane__arena.committed)) {
-    return true;
+    word = wane__foreign_stand_in(word);
+    if (WANE_LIKELY(word == 0)) {
+      return true;
+    }
+    offset = word - wane__arena.start;
   }
   const struct wane__block_map *entry =
       &wane__block_map[offset >> WANE__BLOCK_LOG2];

@@ -97,12 +97,6 @@ wane__stripe_of(const struct wane__block *group) {
                                       : wane__block_idx(group) % WANE__STRIPES];
 }
 
-/* The first block of the group that a found object lies in. */
-static inline struct wane__block *
-wane__group_of(const struct wane__found *found) {
-  return wane__block_at(wane__head_start(found->head));
-}
-
 /* A reference in a table: what it refers to. */
 static inline enum wane__sort wane__ref_sort(uint32_t ref) {
   return (enum wane__sort)((ref >> WANE__POOL_INDEX_BITS) - 1);

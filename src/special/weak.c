@@ -84,8 +84,10 @@ WANE_INLINE WANE_SCANS_MEMORY void *weak_read(uint64_t id) {
     return NULL;
   }
   uintptr_t pointer = wane__load_acquire(&slot->pointer); /* 2 */
-  if (pointer - wane__arena.start < wane__arena.reserved &&
-      !wane__target_lives(pointer)) { /* 3 */
+  uintptr_t target = pointer - wane__arena.start < wane__arena.reserved
+                         ? pointer
+                         : wane__foreign_stand_in(pointer);
+  if (target != 0 && !wane__target_lives(target)) { /* 3 */
     return NULL;
   }
   wane__fence_acquire();

@@ -45,6 +45,9 @@
  *   after its marks were read is of one group, and the mark byte is in it;
  *   any other means that the object is dead.
  *
+ * Adopted pages: the target of step 3 is the stand-in (heap/foreign.h), which
+ * is found until it is dead and its slots are cleared.
+ *
  * Static data: the pointer lies outside the arena; steps 1, 2, 4. It is cleared
  * when its module is closed (special/static.c).
  *

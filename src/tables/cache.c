@@ -61,6 +61,7 @@ struct asked {
   uint64_t order;
   struct cache_key *key; /* the entry's */
   void *value;
+  void *ctx; /* for create */
 };
 
 struct flight {
@@ -275,12 +276,12 @@ static void *flight_wait(struct flight *flight) {
   return flight->value;
 }
 
-static void *flight_create(struct flight *flight) {
+static void *flight_create(struct flight *flight, void *ctx) {
   const struct wane_cache_config *config = &flight->cache->config;
   void *value;
   pthread_cleanup_push(flight_left, flight);
   errno = 0;
-  value = config->create(flight->key->bytes, flight->key->size, config->ctx);
+  value = config->create(flight->key->bytes, flight->key->size, ctx);
   pthread_cleanup_pop(0);
   return value;
 }
@@ -288,7 +289,7 @@ static void *flight_create(struct flight *flight) {
 /* Runs create and stores what it returns in asked; else an errno value. */
 static int flight_fly(struct flight *flight, struct asked *asked) {
   struct wane_cache *c = flight->cache;
-  void *value = flight_create(flight);
+  void *value = flight_create(flight, asked->ctx);
   int error = errno;
   if (value == NULL) {
     return error;
@@ -338,15 +339,12 @@ static WANE_NOINLINE void *cache_miss(struct wane_cache *c,
   return value;
 }
 
-WANE_PUBLIC WANE_HOT void *wane_cache_get(struct wane_cache *c, const void *key,
-                                          size_t key_size) {
-  if (WANE_UNLIKELY(c == NULL || (key == NULL && key_size != 0))) {
-    wane__fatal("wane_cache_get", "%s is NULL",
-                c == NULL ? "the cache" : "key");
-  }
+WANE_INLINE void *cache_get(struct wane_cache *c, const void *key,
+                            size_t key_size, void *ctx) {
   struct asked asked = {.self = wane__attach(),
                         .bytes = key_size != 0 ? key : "",
-                        .size = key_size};
+                        .size = key_size,
+                        .ctx = ctx};
   asked.order = wane__table_order(wane__hash_bytes(asked.bytes, key_size));
   if (WANE_UNLIKELY(asked.self == NULL)) {
     return NULL;
@@ -362,6 +360,20 @@ WANE_PUBLIC WANE_HOT void *wane_cache_get(struct wane_cache *c, const void *key,
   wane_keep_alive(c);
   wane_keep_alive(value);
   return value;
+}
+
+void *wane__cache_get_with(struct wane_cache *c, const void *key,
+                           size_t key_size, void *ctx) {
+  return cache_get(c, key, key_size, ctx);
+}
+
+WANE_PUBLIC WANE_HOT void *wane_cache_get(struct wane_cache *c, const void *key,
+                                          size_t key_size) {
+  if (WANE_UNLIKELY(c == NULL || (key == NULL && key_size != 0))) {
+    wane__fatal("wane_cache_get", "%s is NULL",
+                c == NULL ? "the cache" : "key");
+  }
+  return cache_get(c, key, key_size, c->config.ctx);
 }
 
 WANE_PUBLIC size_t wane_cache_count(struct wane_cache *c) {

@@ -10,10 +10,11 @@
 struct run {
   struct wane__block *block;
   size_t blocks;
+  bool is_outside; /* the heap */
 };
 
 static struct run runs[RUNS];
-static uint8_t taken[BLOCKS * 4];
+static uint8_t taken[BLOCKS * 16];
 static struct test_random random_state;
 
 /* Blocks belong to one run at a time; taking aligns. */
@@ -42,20 +43,39 @@ static void take(struct run *run) {
     wane__blocks[first + i].state = WANE__BLOCK_INSIDE;
     wane__blocks[first + i].clean = false;
   }
-  *run = (struct run){block, blocks};
+  *run = (struct run){block, blocks, false};
+}
+
+/* Addresses without memory: no state but that of the ends is touched. */
+static void take_outside(struct run *run) {
+  size_t blocks = 1 + test_below(&random_state, 9);
+  struct wane__block *block = wane__extent_take_outside(blocks);
+  assert_non_null(block);
+  assert_true(block->blocks == blocks);
+  size_t first = wane__block_idx(block);
+  assert_true(first + blocks <= sizeof taken);
+  for (size_t i = first; i < first + blocks; i++) {
+    assert_int_equal(taken[i], 0);
+    taken[i] = 2;
+  }
+  *run = (struct run){block, blocks, true};
 }
 
 static void give(struct run *run) {
   size_t first = wane__block_idx(run->block);
   memset(taken + first, 0, run->blocks);
-  wane__extent_give(run->block, run->blocks);
+  if (run->is_outside) {
+    wane__extent_give_outside(run->block);
+  } else {
+    wane__extent_give(run->block, run->blocks);
+  }
   run->block = NULL;
 }
 
-static size_t count_taken(void) {
+static size_t count_taken(uint8_t by) {
   size_t count = 0;
   for (size_t i = 0; i < sizeof taken; i++) {
-    count += taken[i];
+    count += taken[i] == by;
   }
   return count;
 }
@@ -66,19 +86,44 @@ static struct wane__extent_totals totals_now(void) {
   return totals;
 }
 
+/* Makes the lists anew. A run that is taken must look like a group's. */
+static void rebuild(void) {
+  for (size_t r = 0; r < RUNS; r++) {
+    if (runs[r].block != NULL) {
+      runs[r].block->state = WANE__BLOCK_LARGE;
+    }
+  }
+  struct wane__extent_totals before = totals_now();
+  wane__extent_rebuild();
+  assert_int_equal(totals_now().used_bytes, before.used_bytes);
+  assert_int_equal(totals_now().outside_used_blocks,
+                   before.outside_used_blocks);
+  for (size_t r = 0; r < RUNS; r++) {
+    if (runs[r].block != NULL) {
+      runs[r].block->state = WANE__BLOCK_INSIDE;
+    }
+  }
+}
+
 static void runs_never_overlap_and_totals_add_up(void **state) {
   (void)state;
   size_t used = totals_now().used_bytes;
   for (int i = 0; i < 20000; i++) {
     struct run *run = &runs[test_below(&random_state, RUNS)];
-    if (run->block == NULL) {
+    if (run->block == NULL && test_below(&random_state, 3) == 0) {
+      take_outside(run);
+    } else if (run->block == NULL) {
       take(run);
     } else {
       give(run);
     }
     if (i % 500 == 0) {
       assert_int_equal(totals_now().used_bytes,
-                       used + count_taken() * WANE__BLOCK_BYTES);
+                       used + count_taken(1) * WANE__BLOCK_BYTES);
+      assert_int_equal(totals_now().outside_used_blocks, count_taken(2));
+    }
+    if (i % 4999 == 0) { /* as the child of a fork does */
+      rebuild();
     }
     if (i % 997 == 0) {
       size_t before = totals_now().free_dirty_bytes;
@@ -94,6 +139,7 @@ static void runs_never_overlap_and_totals_add_up(void **state) {
     }
   }
   assert_int_equal(totals_now().used_bytes, used);
+  assert_int_equal(totals_now().outside_used_blocks, 0);
 }
 
 /* Neighbours merge, so that what was cut to pieces is one run again. */

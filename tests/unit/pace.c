@@ -132,8 +132,75 @@ static void extreme_numbers_do_not_overflow(void **state) {
   assert_true(pace(0, 100, 1).growth_bytes >= MIB);
 }
 
+/* ---- Mapped files and adopted pages ---- */
+
+static struct wane__pace_outside_input outside_of(uint64_t live) {
+  return (struct wane__pace_outside_input){.live = live,
+                                           .blocks_left = 1u << 25,
+                                           .maps_max = 65530,
+                                           .percent = 100,
+                                           .limit_bytes = NO_LIMIT};
+}
+
+/* As many as live, if these are many; more, where a cycle is dear. */
+static void mappings_may_double(void **state) {
+  (void)state;
+  struct wane__pace_outside_input in = outside_of(5000);
+  assert_int_equal(wane__pace_outside(&in).count, 5000);
+  in.percent = 50;
+  assert_int_equal(wane__pace_outside(&in).count, 2500);
+  in = outside_of(0);
+  uint64_t small = wane__pace_outside(&in).count;
+  assert_in_range(small, 256, 4096);
+  in.heap_bytes = 256 * MIB;
+  assert_true(wane__pace_outside(&in).count >= small + 1000);
+}
+
+/* Whatever lives, what lives and may come and what died of as many before it
+   stays below the limit on mappings; and something may always come. */
+static void mappings_stay_below_the_limit(void **state) {
+  (void)state;
+  for (uint64_t live = 0; live < 30000; live += 100) {
+    struct wane__pace_outside_input in = outside_of(live);
+    in.heap_bytes = 100000 * MIB;
+    uint64_t count = wane__pace_outside(&in).count;
+    assert_true(count >= 256);
+    assert_true(live + 2 * count <= 36000);
+    in.percent = -1; /* no cycles, but those that a limit asks for */
+    assert_true(live + 2 * wane__pace_outside(&in).count <= 36000);
+  }
+}
+
+static void addresses_may_take_a_part_of_what_is_left(void **state) {
+  (void)state;
+  struct wane__pace_outside_input in = outside_of(0);
+  assert_in_range(wane__pace_outside(&in).blocks, 1u << 20, 1u << 24);
+  in.blocks_left = 0;
+  assert_true(wane__pace_outside(&in).blocks != 0);
+}
+
+/* Adopted bytes as if they were heap, within the memory limit. */
+static void adopted_bytes_count_as_heap(void **state) {
+  (void)state;
+  struct wane__pace_outside_input in = outside_of(10);
+  in.adopted_bytes = 500 * MIB;
+  in.heap_bytes = 100 * MIB;
+  assert_int_equal(wane__pace_outside(&in).adopted_bytes, 600 * MIB);
+  in.limit_bytes = 800 * MIB;
+  assert_int_equal(wane__pace_outside(&in).adopted_bytes, 100 * MIB);
+  in.limit_bytes = 300 * MIB;
+  assert_in_range(wane__pace_outside(&in).adopted_bytes, MIB, 50 * MIB);
+  in.limit_bytes = NO_LIMIT;
+  in.percent = -1;
+  assert_true(wane__pace_outside(&in).adopted_bytes == UINT64_MAX);
+}
+
 int main(void) {
   const struct CMUnitTest tests[] = {
+      cmocka_unit_test(mappings_may_double),
+      cmocka_unit_test(mappings_stay_below_the_limit),
+      cmocka_unit_test(addresses_may_take_a_part_of_what_is_left),
+      cmocka_unit_test(adopted_bytes_count_as_heap),
       cmocka_unit_test(growth_is_a_percentage_of_what_lives),
       cmocka_unit_test(an_untouched_pace_is_more_generous),
       cmocka_unit_test(each_allocating_thread_raises_the_minimum),

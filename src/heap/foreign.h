@@ -1,0 +1,75 @@
+/*
+ * Which pages outside the arena the collector looks after: adopted ranges, and
+ * for each the address of its stand-in, an object in the arena that is marked
+ * and dies in its place (heap/outside.h).
+ *
+ * Whatever turns a word into an object asks here about words that are not in
+ * the arena, and goes on with the stand-in's address. While there is no range,
+ * that is one comparison, and of the marker's loop none.
+ *
+ * The ranges are disjoint and kept in a treap by address (Seidel, Aragon:
+ * Randomized search trees, 1996). All who look are guarded and take a lock;
+ * in a stop nobody holds it, and the markers look without.
+ *
+ * INV-foreign-1: a range is there from before its stand-in can be marked until
+ *   its stand-in is dead, and not any more when its release begins.
+ */
+#ifndef WANE_HEAP_FOREIGN_H
+#define WANE_HEAP_FOREIGN_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "../base/atomic.h"
+#include "../base/attr.h"
+#include "block.h"
+
+/* All ranges lie within these bounds, which only widen while there is one. They
+   are in the library's own data, which is scanned: the start, which is the
+   lowest range's, is kept as its complement. */
+struct wane__foreign_bounds {
+  uintptr_t not_start;
+  uintptr_t bytes; /* 0: there is none. both: release, bytes first; acquire */
+};
+extern struct wane__foreign_bounds wane__foreign_bounds;
+
+/* Adds [start, end) for which an address of the arena stands in. 0, or an errno
+   value: EINVAL, it overlaps with another; ENOMEM. Guarded. */
+int wane__foreign_add(uintptr_t start, uintptr_t end, uintptr_t stand_in);
+/* Removes the range that begins there, if there is one. Guarded. */
+void wane__foreign_remove(uintptr_t start);
+
+/* The stand-in of the range that a word is in, or 0. */
+uintptr_t wane__foreign_search(uintptr_t word);
+uintptr_t wane__foreign_search_stw(uintptr_t word);
+
+WANE_INLINE_SCAN bool wane__foreign_may_hold(uintptr_t word) {
+  uintptr_t start = ~wane__load_acquire(&wane__foreign_bounds.not_start);
+  return word - start < wane__load_acquire(&wane__foreign_bounds.bytes);
+}
+
+/* Guarded. */
+static inline uintptr_t wane__foreign_stand_in(uintptr_t word) {
+  return WANE_UNLIKELY(wane__foreign_may_hold(word))
+             ? wane__foreign_search(word)
+             : 0;
+}
+
+/* What a word leads to, as an address of the arena if there is one: a word into
+   a range leads to its stand-in. STW. */
+static inline uintptr_t wane__foreign_translate_stw(uintptr_t word) {
+  uintptr_t stand_in = 0;
+  if (word - wane__arena.start >= wane__arena.committed &&
+      wane__foreign_may_hold(word)) {
+    stand_in = wane__foreign_search_stw(word);
+  }
+  return stand_in != 0 ? stand_in : word;
+}
+
+/* Around fork: it is whole in the child. */
+void wane__foreign_fork_prepare(void);
+void wane__foreign_fork_parent(void);
+/* In the child, later: ranges whose stand-in is gone are. */
+void wane__foreign_rebuild(void);
+
+#endif

@@ -1,0 +1,211 @@
+/*
+ * wane_mapped_open and its kin: mapped files by name, shared and not.
+ *
+ * Shared opens. A cache (tables/cache.c) leads from a file's identity to the
+ * struct, and sees to it that one thread maps what many ask for. It holds the
+ * struct weakly. The struct points to the bytes; for somebody who holds only a
+ * pointer into these, a map with the bytes as weak keys leads back from them to
+ * the struct, so that it lives as long as they do. Neither keeps anything
+ * alive that nobody else does: an entry's value counts only while its key lives
+ * (ephemerons).
+ *
+ * The file that is opened may be another than the one whose identity was asked
+ * for a moment before: then the path's new file is opened first, and its
+ * identity taken from the descriptor, which no replacement can change any more.
+ */
+#define _GNU_SOURCE
+#include <errno.h>
+#include <stddef.h>
+#include <string.h>
+
+#include "../../include/wane/cache.h"
+#include "../../include/wane/heap.h"
+#include "../../include/wane/lifetime.h"
+#include "../../include/wane/map.h"
+#include "../../include/wane/mapped.h"
+#include "../base/atomic.h"
+#include "../base/check.h"
+#include "../base/os.h"
+#include "../heap/heap.h"
+#include "../heap/hooks.h"
+#include "../tables/cache.h"
+#include "file.h"
+#include "mapping.h"
+
+struct mapped {
+  struct wane_mapped face;
+  struct wane__mapping mapping; /* not scanned: face has the pointer */
+  bool is_shared;
+};
+
+static const size_t mapped_pointers[] = {offsetof(struct mapped, face.data)};
+static const struct wane_type mapped_type = {.name = "struct wane_mapped",
+                                             .size = sizeof(struct mapped),
+                                             .pointer_count = 1,
+                                             .pointer_offsets =
+                                                 mapped_pointers};
+
+/* ---- Own mappings ---- */
+
+static struct mapped *mapped_make(int fd, uint64_t size, bool is_shared) {
+  struct wane__mapping mapping; /* on the stack, where it is seen */
+  struct mapped *m = wane_alloc_typed(&mapped_type, 1);
+  if (m == NULL || !wane__mapping_make(fd, size, &mapping)) {
+    return NULL;
+  }
+  m->face = (struct wane_mapped){mapping.bytes, (size_t)size};
+  m->mapping = mapping;
+  m->is_shared = is_shared;
+  return m;
+}
+
+/* Closes it; errno is that of the failure, or what it was before. */
+static void open_done(int fd, bool ok, int saved) {
+  int error = ok ? saved : errno;
+  wane__os_close(fd);
+  errno = error;
+}
+
+WANE_PUBLIC struct wane_mapped *wane_mapped_open(const char *path) {
+  int saved = errno;
+  struct wane__file_id id;
+  int fd = wane__file_open(path, &id);
+  if (fd < 0) {
+    return NULL;
+  }
+  struct mapped *m = mapped_make(fd, id.size, false);
+  open_done(fd, m != NULL, saved);
+  return m != NULL ? &m->face : NULL;
+}
+
+WANE_PUBLIC const void *wane_map_bytes(const char *path, size_t *size) {
+  int saved = errno;
+  struct wane__file_id id;
+  struct wane__mapping mapping;
+  int fd = wane__file_open(path, &id);
+  if (fd < 0) {
+    return NULL;
+  }
+  bool ok = wane__mapping_make(fd, id.size, &mapping);
+  open_done(fd, ok, saved);
+  if (ok && size != NULL) {
+    *size = (size_t)id.size;
+  }
+  return ok ? mapping.bytes : NULL;
+}
+
+WANE_PUBLIC void wane_mapped_close(struct wane_mapped *m) {
+  static const char name[] = "wane_mapped_close";
+  struct wane__found found;
+  if (m == NULL) {
+    return;
+  }
+  struct wane__context *self = wane__attach();
+  bool is_object = false;
+  if (self != NULL) {
+    wane__guard_enter(self);
+    is_object = wane__object_find(m, &found);
+    wane__guard_leave(self);
+  }
+  if (!is_object || found.base != (uintptr_t)m ||
+      wane__head_kind(found.head) != WANE__KIND_TYPED ||
+      wane__found_type(&found) != &mapped_type) {
+    wane__fatal(name, "%p is no mapped file", (void *)m);
+  }
+  struct mapped *whole = (struct mapped *)m;
+  if (whole->is_shared) {
+    return;
+  }
+  int saved = errno;
+  const void *bytes = m->data; /* alive: else its cleanup might come first */
+  m->data = NULL;
+  m->size = 0;
+  wane__mapping_end(&whole->mapping);
+  wane_keep_alive(bytes);
+  errno = saved;
+}
+
+/* ---- Shared ones ---- */
+
+/* What a creator needs. */
+struct shared_ask {
+  const char *path;
+  int fd; /* or -1: by the path */
+};
+
+static struct wane_cache *shared_by_id;  /* set once. release, acquire */
+static struct wane_map *shared_by_bytes; /* set before it */
+
+/* Maps the file, if it is still the one that was asked for. */
+static void *shared_create(const void *key, size_t key_size, void *ctx) {
+  const struct shared_ask *ask = ctx;
+  struct wane__file_id id = *(const struct wane__file_id *)key;
+  (void)key_size;
+  int fd = ask->fd;
+  if (fd < 0) {
+    struct wane__file_id got;
+    fd = wane__file_open(ask->path, &got);
+    if (fd < 0) {
+      return NULL;
+    }
+    if (memcmp(&got, &id, sizeof id) != 0) {
+      wane__os_close(fd);
+      errno = ESTALE;
+      return NULL;
+    }
+  }
+  struct mapped *m = mapped_make(fd, id.size, true);
+  if (fd != ask->fd) {
+    open_done(fd, m != NULL, errno);
+  }
+  if (m != NULL) {
+    wane_map_store(shared_by_bytes, m->face.data, m);
+  }
+  return m;
+}
+
+/* False with ENOMEM. Threads that come at once make several, of which one
+   stays. */
+static bool shared_prepare(void) {
+  if (WANE_LIKELY(wane__load_acquire(&shared_by_id) != NULL)) {
+    return true;
+  }
+  const struct wane_cache_config config = {.create = shared_create};
+  struct wane_map *map = wane_map_new(NULL, WANE_WEAK_KEYS);
+  struct wane_cache *cache = map != NULL ? wane_cache_new(&config) : NULL;
+  if (cache == NULL) {
+    return false;
+  }
+  struct wane_map *no_map = NULL;
+  wane__cas(&shared_by_bytes, &no_map, map);
+  struct wane_cache *no_cache = NULL;
+  wane__cas(&shared_by_id, &no_cache, cache);
+  return true;
+}
+
+/* The file was replaced while it was opened: the new one, whatever comes. */
+static struct mapped *shared_open_first(const char *path) {
+  struct wane__file_id id;
+  struct shared_ask ask = {.path = path, .fd = wane__file_open(path, &id)};
+  if (ask.fd < 0) {
+    return NULL;
+  }
+  struct mapped *m = wane__cache_get_with(shared_by_id, &id, sizeof id, &ask);
+  open_done(ask.fd, m != NULL, errno);
+  return m;
+}
+
+WANE_PUBLIC struct wane_mapped *wane_mapped_open_shared(const char *path) {
+  int saved = errno;
+  struct wane__file_id id;
+  struct shared_ask ask = {.path = path, .fd = -1};
+  if (!wane__file_look(path, &id) || !shared_prepare()) {
+    return NULL;
+  }
+  struct mapped *m = wane__cache_get_with(shared_by_id, &id, sizeof id, &ask);
+  if (WANE_UNLIKELY(m == NULL) && errno == ESTALE) {
+    m = shared_open_first(path);
+  }
+  errno = m != NULL ? saved : errno;
+  return m != NULL ? &m->face : NULL;
+}
