@@ -53,7 +53,7 @@ struct wane_mapped *wane_mapped_open(const char *path);
    time of modification (to the nanosecond, if the file system has that): so
    other spellings of the path and hard links share, and a file that was
    replaced or written to is mapped anew, while those who hold the old one keep
-   it. All who share get the same struct. */
+   it. All who hold it share one struct. */
 struct wane_mapped *wane_mapped_open_shared(const char *path);
 
 /* Unmaps a file now that was opened with wane_mapped_open: data is NULL and

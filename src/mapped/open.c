@@ -1,13 +1,12 @@
 /*
  * wane_mapped_open and its kin: mapped files by name, shared and not.
  *
- * Shared opens. A cache (tables/cache.c) leads from a file's identity to the
- * struct, and sees to it that one thread maps what many ask for. It holds the
- * struct weakly. The struct points to the bytes; for somebody who holds only a
- * pointer into these, a map with the bytes as weak keys leads back from them to
- * the struct, so that it lives as long as they do. Neither keeps anything
- * alive that nobody else does: an entry's value counts only while its key lives
- * (ephemerons).
+ * Shared opens. A cache (tables/cache.c) leads from a file's identity to its
+ * bytes, and sees to it that one thread maps what many ask for; a map leads
+ * from the bytes to the struct that goes with them. Both hold weakly whatever
+ * they lead to. The struct points to the bytes, so that they live at least as
+ * long; if only they are left, the next who opens the file gets another struct
+ * of the same bytes.
  *
  * The file that is opened may be another than the one whose identity was asked
  * for a moment before: then the path's new file is opened first, and its
@@ -47,7 +46,7 @@ static const struct wane_type mapped_type = {.name = "struct wane_mapped",
 
 /* ---- Own mappings ---- */
 
-static struct mapped *mapped_make(int fd, uint64_t size, bool is_shared) {
+static struct mapped *mapped_make(int fd, uint64_t size) {
   struct wane__mapping mapping; /* on the stack, where it is seen */
   struct mapped *m = wane_alloc_typed(&mapped_type, 1);
   if (m == NULL || !wane__mapping_make(fd, size, &mapping)) {
@@ -55,7 +54,6 @@ static struct mapped *mapped_make(int fd, uint64_t size, bool is_shared) {
   }
   m->face = (struct wane_mapped){mapping.bytes, (size_t)size};
   m->mapping = mapping;
-  m->is_shared = is_shared;
   return m;
 }
 
@@ -73,7 +71,7 @@ WANE_PUBLIC struct wane_mapped *wane_mapped_open(const char *path) {
   if (fd < 0) {
     return NULL;
   }
-  struct mapped *m = mapped_make(fd, id.size, false);
+  struct mapped *m = mapped_make(fd, id.size);
   open_done(fd, m != NULL, saved);
   return m != NULL ? &m->face : NULL;
 }
@@ -154,14 +152,27 @@ static void *shared_create(const void *key, size_t key_size, void *ctx) {
       return NULL;
     }
   }
-  struct mapped *m = mapped_make(fd, id.size, true);
+  struct wane__mapping mapping;
+  bool ok = wane__mapping_make(fd, id.size, &mapping);
   if (fd != ask->fd) {
-    open_done(fd, m != NULL, errno);
+    open_done(fd, ok, errno);
   }
-  if (m != NULL) {
-    wane_map_store(shared_by_bytes, m->face.data, m);
+  return ok ? (void *)mapping.bytes : NULL;
+}
+
+/* The struct that goes with the bytes. NULL with ENOMEM. */
+static struct mapped *shared_struct(const void *bytes, uint64_t size) {
+  void *found;
+  if (wane_map_load(shared_by_bytes, bytes, &found)) {
+    return found;
   }
-  return m;
+  struct mapped *m = wane_alloc_typed(&mapped_type, 1);
+  if (m == NULL) {
+    return NULL;
+  }
+  m->face = (struct wane_mapped){bytes, (size_t)size};
+  m->is_shared = true;
+  return wane_map_load_or_store(shared_by_bytes, bytes, m, NULL);
 }
 
 /* False with ENOMEM. Threads that come at once make several, of which one
@@ -171,7 +182,7 @@ static bool shared_prepare(void) {
     return true;
   }
   const struct wane_cache_config config = {.create = shared_create};
-  struct wane_map *map = wane_map_new(NULL, WANE_WEAK_KEYS);
+  struct wane_map *map = wane_map_new(NULL, WANE_WEAK_KEYS | WANE_WEAK_VALUES);
   struct wane_cache *cache = map != NULL ? wane_cache_new(&config) : NULL;
   if (cache == NULL) {
     return false;
@@ -184,15 +195,15 @@ static bool shared_prepare(void) {
 }
 
 /* The file was replaced while it was opened: the new one, whatever comes. */
-static struct mapped *shared_open_first(const char *path) {
-  struct wane__file_id id;
-  struct shared_ask ask = {.path = path, .fd = wane__file_open(path, &id)};
+static const void *shared_open_first(const char *path,
+                                     struct wane__file_id *id) {
+  struct shared_ask ask = {.path = path, .fd = wane__file_open(path, id)};
   if (ask.fd < 0) {
     return NULL;
   }
-  struct mapped *m = wane__cache_get_with(shared_by_id, &id, sizeof id, &ask);
-  open_done(ask.fd, m != NULL, errno);
-  return m;
+  const void *bytes = wane__cache_get_with(shared_by_id, id, sizeof *id, &ask);
+  open_done(ask.fd, bytes != NULL, errno);
+  return bytes;
 }
 
 WANE_PUBLIC struct wane_mapped *wane_mapped_open_shared(const char *path) {
@@ -202,10 +213,12 @@ WANE_PUBLIC struct wane_mapped *wane_mapped_open_shared(const char *path) {
   if (!wane__file_look(path, &id) || !shared_prepare()) {
     return NULL;
   }
-  struct mapped *m = wane__cache_get_with(shared_by_id, &id, sizeof id, &ask);
-  if (WANE_UNLIKELY(m == NULL) && errno == ESTALE) {
-    m = shared_open_first(path);
+  const void *bytes = wane__cache_get_with(shared_by_id, &id, sizeof id, &ask);
+  if (WANE_UNLIKELY(bytes == NULL) && errno == ESTALE) {
+    bytes = shared_open_first(path, &id);
   }
+  struct mapped *m = bytes != NULL ? shared_struct(bytes, id.size) : NULL;
+  wane_keep_alive(bytes);
   errno = m != NULL ? saved : errno;
   return m != NULL ? &m->face : NULL;
 }

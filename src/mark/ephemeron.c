@@ -152,11 +152,8 @@ static void chain_wake(uintptr_t *chain,
   bool has_waited = chain != &ephemerons.aside;
   uintptr_t object = wane__exchange(chain, 0);
   while (object != 0) {
-    struct wane__found found = wane__block_slot_of(object);
-    const struct wane__ephemeron_type *type =
-        wane__ephemeron_type_of(wane__found_type(&found));
-    uintptr_t next =
-        wane__ephemeron_unchain(wane__ephemeron_pair(type, object));
+    uintptr_t next = wane__ephemeron_unchain(
+        wane__ephemeron_pair(wane__ephemeron_type_at(object), object));
     wake(object, has_waited);
     object = next;
   }
@@ -197,10 +194,8 @@ void wane__ephemeron_clear(uintptr_t object, struct wane__pair *pair) {
 
 static void ephemeron_clear_now(uintptr_t object, bool has_waited) {
   (void)has_waited;
-  struct wane__found found = wane__block_slot_of(object);
   wane__ephemeron_clear(
-      object, wane__ephemeron_pair(
-                  wane__ephemeron_type_of(wane__found_type(&found)), object));
+      object, wane__ephemeron_pair(wane__ephemeron_type_at(object), object));
 }
 
 unsigned wane__ephemerons_finish_stw(void) {

@@ -96,6 +96,13 @@ wane__ephemeron_pair(const struct wane__ephemeron_type *type,
   return (struct wane__pair *)(object + type->pair_offset);
 }
 
+/* Of an object that is known to be one. */
+static inline const struct wane__ephemeron_type *
+wane__ephemeron_type_at(uintptr_t object) {
+  struct wane__found found = wane__block_slot_of(object);
+  return wane__ephemeron_type_of(wane__found_type(&found));
+}
+
 /* The chains of a group's slots. */
 struct wane__waiting {
   struct wane__waiting *next_fresh; /* since the last look. atomic */

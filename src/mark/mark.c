@@ -280,21 +280,22 @@ static bool marker_scan_pair(struct marker *m, const struct mark_view *view,
   return false;
 }
 
+static void marker_look(struct marker *m, const struct mark_view *view,
+                        uintptr_t object,
+                        const struct wane__ephemeron_type *type);
+
 /* Looks once more at all that waited for a slot, which is marked now. */
 static WANE_NOINLINE void marker_wake(struct marker *m,
                                       const struct mark_view *view,
                                       const struct wane__found *slot) {
   uintptr_t object = wane__ephemeron_take(slot);
   while (object != 0) {
-    struct wane__found found = wane__block_slot_of(object);
-    const struct wane__ephemeron_type *type =
-        wane__ephemeron_type_of(wane__found_type(&found));
-    object = wane__ephemeron_unchain(wane__ephemeron_pair(type, object));
+    const struct wane__ephemeron_type *type = wane__ephemeron_type_at(object);
+    uintptr_t next =
+        wane__ephemeron_unchain(wane__ephemeron_pair(type, object));
     m->waiting_bytes -= type->cleared_bytes;
-    struct wane__found other;
-    if (marker_scan_pair(m, view, found.base, type, &other)) {
-      marker_wake(m, view, &other);
-    }
+    marker_look(m, view, object, type);
+    object = next;
   }
 }
 
@@ -340,17 +341,12 @@ static void marker_scan_ephemeron(struct marker *m,
   }
 }
 
-static const struct wane__ephemeron_type *mark_type_of(uintptr_t object) {
-  struct wane__found found = wane__block_slot_of(object);
-  return wane__ephemeron_type_of(wane__found_type(&found));
-}
-
 /* Begins to fetch what is looked at of an ephemeron's weak word. */
 WANE_INLINE void mark_prefetch_weak(const struct mark_view *view,
                                     uintptr_t object) {
   struct wane__found slot;
   const struct wane__pair *pair =
-      wane__ephemeron_pair(mark_type_of(object), object);
+      wane__ephemeron_pair(wane__ephemeron_type_at(object), object);
   uintptr_t weak = wane__load_relaxed(&pair->weak);
   if (weak - view->start < view->bytes &&
       wane__block_resolve(weak, view->start, view->map, &slot)) {
@@ -377,7 +373,7 @@ static bool marker_look_later(struct marker *m) {
       mark_prefetch_weak(&view, m->later[i - LATER_AHEAD]);
     }
     if (i < m->later_count) {
-      marker_look(m, &view, m->later[i], mark_type_of(m->later[i]));
+      marker_look(m, &view, m->later[i], wane__ephemeron_type_at(m->later[i]));
     }
   }
   m->later_count = first;
@@ -872,26 +868,24 @@ static void mark_add_field(uintptr_t word, const struct wane__found *object) {
 
 /* Looks at an ephemeron on behalf of the first marker; a new one's type
    is marked as well. */
-static void mark_add_ephemeron(uintptr_t object, const struct wane_type *any,
+static void mark_add_ephemeron(uintptr_t object,
+                               const struct wane__ephemeron_type *type,
                                bool is_new) {
-  const struct wane__ephemeron_type *type = wane__ephemeron_type_of(any);
   struct mark_view view = mark_view_now();
-  struct wane__found slot;
   if (!marker_has_room(markers[0], 2)) {
     marker_drain(markers[0]);
   }
   if (is_new) {
     marker_scan_ephemeron(markers[0], &view, object, type);
-  } else if (marker_scan_pair(markers[0], &view, object, type, &slot)) {
-    marker_wake(markers[0], &view, &slot);
+  } else {
+    marker_look(markers[0], &view, object, type);
   }
 }
 
 static void mark_wake_ephemeron(uintptr_t object, bool has_waited) {
-  struct wane__found found = wane__block_slot_of(object);
-  const struct wane_type *type = wane__found_type(&found);
+  const struct wane__ephemeron_type *type = wane__ephemeron_type_at(object);
   if (has_waited) {
-    markers[0]->waiting_bytes -= wane__ephemeron_type_of(type)->cleared_bytes;
+    markers[0]->waiting_bytes -= type->cleared_bytes;
   }
   mark_add_ephemeron(object, type, false);
 }
@@ -915,8 +909,10 @@ wane__mark_add_fields_stw(const struct wane__found *object) {
       }
     }
   }
-  if (type != NULL && wane__ephemeron_type_of(type) != NULL) {
-    mark_add_ephemeron(object->base, type, true);
+  const struct wane__ephemeron_type *ephemeron =
+      type != NULL ? wane__ephemeron_type_of(type) : NULL;
+  if (ephemeron != NULL) {
+    mark_add_ephemeron(object->base, ephemeron, true);
   }
 }
 

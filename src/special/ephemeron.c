@@ -9,9 +9,8 @@
 /* Takes the first of a chain off and clears it. */
 static void sweep_first(uintptr_t *chain) {
   uintptr_t object = *chain;
-  struct wane__found found = wane__block_slot_of(object);
-  struct wane__pair *pair = wane__ephemeron_pair(
-      wane__ephemeron_type_of(wane__found_type(&found)), object);
+  struct wane__pair *pair =
+      wane__ephemeron_pair(wane__ephemeron_type_at(object), object);
   *chain = wane__ephemeron_unchain(pair);
   wane__ephemeron_clear(object, pair);
 }

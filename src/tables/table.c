@@ -110,12 +110,6 @@ void wane__table_place(struct wane__table *table, uint64_t order,
 
 /* ---- Sentinels ---- */
 
-static struct wane__link *index_sentinel(const struct wane__index *index,
-                                         uint64_t bucket) {
-  unsigned zeros = (unsigned)__builtin_ctzll(bucket);
-  return &index->segments[index->level - zeros - 1][bucket >> (zeros + 1)];
-}
-
 /* Takes a sentinel that is in the list out of it. */
 static void sentinel_remove(struct wane__table *table,
                             struct wane__link *sentinel) {
@@ -143,7 +137,7 @@ static bool sentinel_is_current(struct wane__table *table,
 static bool sentinel_make(struct wane__table *table,
                           const struct wane__index *index, uint64_t bucket,
                           struct wane__link *start) {
-  struct wane__link *sentinel = index_sentinel(index, bucket);
+  struct wane__link *sentinel = wane__index_sentinel(index, bucket);
   uint64_t order = bucket << (64 - index->level);
   uint64_t unused = 0;
   if (!wane__cas(&sentinel->order, &unused, order | WANE__ORDER_CLAIMED)) {
@@ -167,11 +161,6 @@ static bool sentinel_make(struct wane__table *table,
   return true;
 }
 
-static bool sentinel_is_ready(const struct wane__link *sentinel) {
-  return (wane__load_acquire(&sentinel->order) & WANE__ORDER_READY) != 0 &&
-         (wane__load_relaxed(&sentinel->next) & WANE__LINK_REMOVED) == 0;
-}
-
 /* The finest sentinel that is ready, after an attempt to make the best one. */
 struct wane__link *wane__table_start_slow(struct wane__table *table,
                                           const struct wane__index *index,
@@ -180,13 +169,14 @@ struct wane__link *wane__table_start_slow(struct wane__table *table,
   uint64_t bucket = best;
   struct wane__link *start = &table->root;
   while ((bucket &= bucket - 1) != 0) {
-    if (sentinel_is_ready(index_sentinel(index, bucket))) {
-      start = index_sentinel(index, bucket);
+    if (wane__sentinel_is_ready(wane__index_sentinel(index, bucket))) {
+      start = wane__index_sentinel(index, bucket);
       break;
     }
   }
-  return sentinel_make(table, index, best, start) ? index_sentinel(index, best)
-                                                  : start;
+  return sentinel_make(table, index, best, start)
+             ? wane__index_sentinel(index, best)
+             : start;
 }
 
 /* ---- Counting, growing, shrinking ---- */

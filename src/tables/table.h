@@ -138,6 +138,20 @@ struct wane__link *wane__table_start_slow(struct wane__table *table,
                                           const struct wane__index *index,
                                           uint64_t order);
 
+/* Of a bucket that is not 0. */
+WANE_INLINE struct wane__link *
+wane__index_sentinel(const struct wane__index *index, uint64_t bucket) {
+  unsigned zeros = (unsigned)__builtin_ctzll(bucket);
+  return &index->segments[index->level - zeros - 1][bucket >> (zeros + 1)];
+}
+
+/* It is in the list, and may be begun at. */
+WANE_INLINE bool wane__sentinel_is_ready(const struct wane__link *sentinel) {
+  /* pairs with the release of what made it ready */
+  return (wane__load_acquire(&sentinel->order) & WANE__ORDER_READY) != 0 &&
+         (wane__load_relaxed(&sentinel->next) & WANE__LINK_REMOVED) == 0;
+}
+
 /* Where to begin to look for an order. */
 WANE_INLINE struct wane__link *wane__table_start(struct wane__table *table,
                                                  uint64_t order) {
@@ -147,12 +161,8 @@ WANE_INLINE struct wane__link *wane__table_start(struct wane__table *table,
   if (WANE_UNLIKELY(bucket == 0)) {
     return &table->root;
   }
-  unsigned zeros = (unsigned)__builtin_ctzll(bucket);
-  struct wane__link *start =
-      &index->segments[level - zeros - 1][bucket >> (zeros + 1)];
-  /* pairs with the release of what made it ready */
-  if (WANE_LIKELY((wane__load_acquire(&start->order) & WANE__ORDER_READY) &&
-                  !(wane__load_relaxed(&start->next) & WANE__LINK_REMOVED))) {
+  struct wane__link *start = wane__index_sentinel(index, bucket);
+  if (WANE_LIKELY(wane__sentinel_is_ready(start))) {
     return start;
   }
   return wane__table_start_slow(table, index, order);
