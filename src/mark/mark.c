@@ -175,8 +175,7 @@ mark_push_words(uintptr_t *top, const struct mark_view *view, uintptr_t start,
   while (at > first) {
     top = mark_push(top, view, *--at);
   }
-  return WANE_UNLIKELY(view->has_foreign) ? mark_push_foreign(top, start, end)
-                                          : top;
+  return top;
 }
 
 /* Fetches what of an object is scanned first: its end, and of a small one
@@ -200,6 +199,9 @@ static WANE_SCANS_MEMORY void marker_scan(struct marker *m,
     return;
   }
   m->top = mark_push_words(m->top, view, start, end);
+  if (view->has_foreign) {
+    m->top = mark_push_foreign(m->top, start, end);
+  }
 }
 
 static WANE_SCANS_MEMORY void marker_scan_typed(struct marker *m,
@@ -473,18 +475,20 @@ static WANE_NOINLINE void marker_visit_rare(struct marker *m,
 struct mark_loop {
   uintptr_t *top;
   uintptr_t *bottom;
-  uintptr_t *safe_limit; /* below it there is room for any small object */
+  uintptr_t *safe_limit; /* below it there is room for any small object... */
+  uintptr_t *fast_limit; /* ...and no pass for adopted ranges: NULL if any */
   uint64_t objects;
   uint64_t bytes;
   unsigned until_rare; /* objects before the next look at who is hungry */
   uint8_t old;         /* the colour of what is not marked yet */
 };
 
-WANE_INLINE void mark_loop_load(struct mark_loop *loop,
-                                const struct marker *m) {
+WANE_INLINE void mark_loop_load(struct mark_loop *loop, const struct marker *m,
+                                const struct mark_view *view) {
   loop->top = m->top;
   loop->bottom = m->bottom;
   loop->safe_limit = m->limit - (WANE__SMALL_BYTES_MAX / 8 + 1);
+  loop->fast_limit = view->has_foreign ? NULL : loop->safe_limit;
   loop->until_rare = SHARE_INTERVAL;
 }
 
@@ -508,9 +512,18 @@ static WANE_NOINLINE bool mark_loop_wake(struct mark_loop *loop,
   m->top = loop->top;
   marker_wake(m, view, &slot);
   unsigned until_rare = loop->until_rare;
-  mark_loop_load(loop, m);
+  mark_loop_load(loop, m, view);
   loop->until_rare = until_rare;
   return true;
+}
+
+/* The common case, while there are adopted ranges. */
+static WANE_NOINLINE WANE_SCANS_MEMORY void
+mark_loop_scan_foreign(struct mark_loop *loop, const struct mark_view *view,
+                       struct mark_entry out) {
+  uintptr_t end = out.base + out.bytes;
+  loop->top = mark_push_words(loop->top, view, out.base, end);
+  loop->top = mark_push_foreign(loop->top, out.base, end);
 }
 
 /* Looks at what leaves the ring: marks it and pushes its words. */
@@ -527,10 +540,15 @@ WANE_INLINE WANE_SCANS_MEMORY void mark_loop_visit(struct mark_loop *loop,
   }
   loop->bytes += out.bytes;
   loop->objects++;
-  if (WANE_LIKELY(out.bytes != 0 && loop->top < loop->safe_limit &&
+  if (WANE_LIKELY(out.bytes != 0 && loop->top < loop->fast_limit &&
                   --loop->until_rare != 0)) {
     loop->top =
         mark_push_words(loop->top, view, out.base, out.base + out.bytes);
+    return;
+  }
+  if (view->has_foreign && out.bytes != 0 && loop->top < loop->safe_limit &&
+      --loop->until_rare != 0) {
+    mark_loop_scan_foreign(loop, view, out);
     return;
   }
   struct wane__found found = wane__block_slot_of(out.base);
@@ -538,7 +556,7 @@ WANE_INLINE WANE_SCANS_MEMORY void mark_loop_visit(struct mark_loop *loop,
   loop->bytes += bytes - out.bytes;
   m->top = loop->top;
   marker_visit_rare(m, view, &found, bytes);
-  mark_loop_load(loop, m);
+  mark_loop_load(loop, m, view);
 }
 
 /* Empties the private stack. A word enters the ring when it is taken off; the
@@ -553,7 +571,7 @@ static WANE_SCANS_MEMORY void marker_drain(struct marker *m) {
     ring_mark[i] = &nothing;
   }
   struct mark_loop loop = {.old = (uint8_t)(3 - view.colour)};
-  mark_loop_load(&loop, m);
+  mark_loop_load(&loop, m, &view);
   unsigned at = 0;
   do {
     unsigned entered = 0;
