@@ -97,7 +97,7 @@ struct wane__block {
   uint8_t mark;       /* the one mark byte of a large object... */
   uint8_t mark_end;   /* ...and the 0 behind it */
   uint32_t free_tick; /* when it became free. lock: pages */
-  bool is_wall;       /* first block of a space; const (heap/extent.h) */
+  bool is_wall;       /* of another space than the one before. lock: pages */
   uint8_t outside;    /* enum wane__outside */
   uint8_t ends;       /* of such an object: which have come. seq_cst */
   uint32_t ticket;    /* and its number (heap/outside.h) */

@@ -195,12 +195,64 @@ static struct wane__block *extent_cut_locked(struct extent_space *space,
   return block;
 }
 
+/* A run changes sides: both its ends become walls, or cease to be. */
+static void extent_flip_walls_locked(struct wane__block *block, size_t blocks) {
+  size_t end = wane__block_idx(block) + blocks;
+  block->is_wall = !block->is_wall;
+  if (end < wane__arena.committed >> WANE__BLOCK_LOG2) {
+    wane__blocks[end].is_wall = !wane__blocks[end].is_wall;
+  } else {
+    extent_ends_outside = !extent_ends_outside;
+  }
+}
+
+/* Makes a run memory of the heap, none of whose blocks was touched, or
+   addresses without memory. */
+static bool extent_convert_memory(struct wane__block *block, size_t blocks,
+                                  bool to_heap) {
+  void *start = (void *)wane__block_start(block);
+  size_t bytes = blocks << WANE__BLOCK_LOG2;
+  bool ok = to_heap ? wane__os_commit(start, bytes)
+                    : wane__os_unmap_to_reserve(start, bytes);
+  for (size_t i = 0; ok && to_heap && i < blocks; i++) {
+    wane__store_relaxed(&block[i].state, WANE__BLOCK_FREE);
+    block[i].clean = true;
+  }
+  return ok;
+}
+
+/* Where the arena cannot grow: takes free blocks from one space for the other.
+   False: there are not so many in a row, or the system says no. */
+static bool extent_convert_locked(struct extent_space *from,
+                                  struct extent_space *to, size_t blocks) {
+  bool to_heap = to == &extent_heap;
+  struct wane__block *block = extent_find_locked(from, blocks, 1);
+  if (block == NULL) {
+    return false;
+  }
+  block = extent_cut_locked(from, block, blocks, 1);
+  extent_free_dirty_blocks -= to_heap ? 0 : extent_count_dirty(block, blocks);
+  if (!extent_convert_memory(block, blocks, to_heap)) {
+    extent_free_dirty_blocks += to_heap ? 0 : extent_count_dirty(block, blocks);
+    extent_file_locked(from, block, blocks);
+    return false;
+  }
+  from->blocks -= blocks;
+  to->blocks += blocks;
+  extent_flip_walls_locked(block, blocks);
+  extent_file_locked(to, block, blocks);
+  return true;
+}
+
 struct wane__block *wane__extent_take(size_t blocks, size_t alignment,
                                       bool grow) {
   struct extent_space *space = &extent_heap;
+  size_t enough = blocks + alignment - 1;
   wane__lock_acquire(&extent_lock);
   struct wane__block *block = extent_find_locked(space, blocks, alignment);
-  if (block == NULL && grow && extent_grow_locked(blocks + alignment - 1)) {
+  if (block == NULL && grow &&
+      (extent_grow_locked(enough) ||
+       extent_convert_locked(&extent_outside, space, enough))) {
     block = extent_find_locked(space, blocks, alignment);
   }
   if (block != NULL) {
@@ -217,7 +269,8 @@ struct wane__block *wane__extent_take_outside(size_t blocks) {
   struct extent_space *space = &extent_outside;
   wane__lock_acquire(&extent_lock);
   struct wane__block *block = extent_find_locked(space, blocks, 1);
-  if (block == NULL && extent_grow_outside_locked(blocks)) {
+  if (block == NULL && (extent_grow_outside_locked(blocks) ||
+                        extent_convert_locked(&extent_heap, space, blocks))) {
     block = extent_find_locked(space, blocks, 1);
   }
   if (block != NULL) {

@@ -9,6 +9,8 @@
  * There are two spaces, which never merge: the heap's, and one for what is
  * not memory of the heap (heap/outside.h), whose free addresses are reserved
  * without access. Where one begins behind the other, the first block is a wall.
+ * When the arena cannot grow any more, a free run of one is made one of the
+ * other.
  *
  * Memory of free blocks of the heap goes back to the system in two ways (see
  * collect/background): while the program allocates, what lies beyond the

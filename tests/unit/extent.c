@@ -1,7 +1,9 @@
 /* heap/extent: runs of free blocks against a map of who has what. */
 /* timeout: 60 */
+/* run: small WANE_OPTIONS=reserve_mb=256 */
 #include "support/test.h"
 
+#include "base/os.h"
 #include "heap/extent.h"
 
 #define BLOCKS 4096 /* of the model, from the first one ever taken */
@@ -195,12 +197,53 @@ static void released_memory_is_clean(void **state) {
   }
 }
 
+/* Where the arena cannot grow, either space gets what is free of the other. */
+static void spaces_trade_when_the_arena_is_full(void **state) {
+  (void)state;
+  if (wane__arena.reserved > (size_t)1 << 30) {
+    skip(); /* the run with a small arena does it */
+  }
+  size_t half = (wane__arena.reserved - wane__arena.committed) / 2;
+  size_t blocks = half / WANE__BLOCK_BYTES / 8;
+  struct wane__block *held[64];
+  size_t n = 0;
+  while (n < 64 && (held[n] = wane__extent_take_outside(blocks)) != NULL) {
+    n++;
+  }
+  assert_in_range(n, 8, 63);
+  assert_null(wane__extent_take(2 * blocks, 1, true));
+  for (size_t i = 0; i < n; i++) {
+    wane__extent_give_outside(held[i]);
+  }
+  struct wane__block *heap = wane__extent_take(2 * blocks, 1, true);
+  assert_non_null(heap);
+  memset((void *)wane__block_start(heap), 1, 1000); /* it is memory */
+  for (size_t i = 0; i < 2 * blocks; i++) {
+    heap[i].state = WANE__BLOCK_INSIDE;
+    heap[i].clean = false;
+  }
+  wane__extent_give(heap, 2 * blocks);
+  rebuild(); /* the walls are where they belong */
+  n = 0;
+  while (n < 64 && (held[n] = wane__extent_take_outside(blocks)) != NULL) {
+    n++;
+  }
+  assert_in_range(n, 8, 63);
+  unsigned char seen;
+  assert_int_equal(
+      wane__os_copy_memory(&seen, wane__block_start(held[n - 1]), 1), 0);
+  for (size_t i = 0; i < n; i++) {
+    wane__extent_give_outside(held[i]);
+  }
+}
+
 int main(int argc, char **argv) {
   random_state.state = test_args_read(argc, argv, 0).seed;
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(runs_never_overlap_and_totals_add_up),
       cmocka_unit_test(freed_neighbours_merge),
       cmocka_unit_test(released_memory_is_clean),
+      cmocka_unit_test(spaces_trade_when_the_arena_is_full),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }
