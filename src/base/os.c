@@ -81,32 +81,59 @@ void wane__os_huge_pages(void *start, size_t bytes) {
   errno = saved;
 }
 
+/* Reserves addresses that are free. A kernel that does not know the flag takes
+   the address as a hint. */
+static bool os_reserve_at(void *start, size_t bytes) {
+  void *got = MAP_FAILED;
+  if (!wane__os_fault(ENOMEM)) {
+    got =
+        mmap(start, bytes, PROT_NONE,
+             MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED_NOREPLACE,
+             -1, 0);
+  }
+  if (got != MAP_FAILED && got != start) {
+    munmap(got, bytes);
+  }
+  return got == start;
+}
+
+/* The file's own part in mapping it may refuse (files of /sys do) after the
+   kernel has taken away what was there, and then another thread's mmap finds
+   the gap. So it is mapped elsewhere first; moving it needs no more from the
+   file, and does not begin where it would be refused for the number of
+   mappings. */
 bool wane__os_map_file(void *start, size_t bytes, int fd) {
-  return !wane__os_fault(ENOMEM) &&
-         mmap(start, bytes, PROT_READ, MAP_PRIVATE | MAP_FIXED, fd, 0) !=
-             MAP_FAILED;
+  if (wane__os_fault(ENOMEM)) {
+    return false;
+  }
+  void *at = mmap(NULL, bytes, PROT_READ, MAP_PRIVATE, fd, 0);
+  if (at == MAP_FAILED) {
+    return false;
+  }
+  if (!wane__os_fault(ENOMEM) &&
+      mremap(at, bytes, bytes, MREMAP_MAYMOVE | MREMAP_FIXED, start) == start) {
+    return true;
+  }
+  int error = errno;
+  munmap(at, bytes);
+  (void)os_reserve_at(start, bytes); /* refused: it is still reserved */
+  errno = error;
+  return false;
 }
 
 /* mmap is refused at the limit on mappings even where it needs no new one;
    munmap makes room. In between another thread may map something there. */
 bool wane__os_unmap_to_reserve(void *start, size_t bytes) {
-  int flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE;
   int saved = errno;
-  void *got = MAP_FAILED;
-  if (!wane__os_fault(ENOMEM)) {
-    got = mmap(start, bytes, PROT_NONE, flags | MAP_FIXED, -1, 0);
-  }
-  if (got == MAP_FAILED && munmap(start, bytes) == 0 &&
-      !wane__os_fault(ENOMEM)) {
-    got = mmap(start, bytes, PROT_NONE, flags | MAP_FIXED_NOREPLACE, -1, 0);
-    if (got != MAP_FAILED && got != start) { /* a kernel that takes it as a
-                                                hint */
-      munmap(got, bytes);
-      got = MAP_FAILED;
-    }
+  bool ok = !wane__os_fault(ENOMEM) &&
+            mmap(start, bytes, PROT_NONE,
+                 MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1,
+                 0) == start;
+  if (!ok && munmap(start, bytes) == 0) {
+    ok = os_reserve_at(start, bytes);
   }
   errno = saved;
-  return got == start;
+  return ok;
 }
 
 void __tsan_init(void) __attribute__((weak));

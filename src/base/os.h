@@ -89,11 +89,11 @@ bool wane__os_can_copy_memory(void);
 #define WANE__OS_MAP_COUNT_USUAL 65530
 uint64_t wane__os_map_count_max(void);
 
-/* Maps a file from its beginning, read-only, over reserved addresses; reserves
-   such addresses again, whatever is mapped there. false: with errno, nothing
-   mapped; and if reserving fails, nothing at all is there any more, and the
-   next mmap in the program may be. */
+/* Maps a file from its beginning, read-only, over reserved addresses. False
+   with errno: they are reserved as before. */
 bool wane__os_map_file(void *start, size_t bytes, int fd);
+/* Reserves such addresses again, whatever is mapped there. False: nothing of
+   ours is there any more, and the program's next mmap may be. */
 bool wane__os_unmap_to_reserve(void *start, size_t bytes);
 
 /* What a path leads to, and a file that is there. Opening does not wait for

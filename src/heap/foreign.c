@@ -19,7 +19,7 @@ struct foreign_range {
 static struct wane__spin foreign_lock = WANE__SPIN_INIT(WANE__RANK_FOREIGN);
 static struct foreign_range *foreign_root;    /* lock: foreign_lock; STW */
 static struct wane__meta_list foreign_unused; /* lock: meta */
-struct wane__foreign_bounds wane__foreign_bounds;
+struct wane__foreign_bounds wane__foreign_bounds = {.not_bytes = UINTPTR_MAX};
 
 static bool foreign_overlaps_locked(uintptr_t start, uintptr_t end) {
   const struct foreign_range *at = foreign_root;
@@ -77,13 +77,13 @@ static void foreign_insert_locked(struct foreign_range *fresh) {
 /* Whoever reads the new start reads the new bytes, too. */
 static void foreign_widen_locked(uintptr_t start, uintptr_t end) {
   struct wane__foreign_bounds *bounds = &wane__foreign_bounds;
-  if (bounds->bytes != 0) {
+  if (wane__foreign_is_any()) {
     uintptr_t low = ~bounds->not_start;
-    uintptr_t high = low + bounds->bytes;
+    uintptr_t high = low + ~bounds->not_bytes;
     start = start < low ? start : low;
     end = end > high ? end : high;
   }
-  wane__store_release(&bounds->bytes, end - start);
+  wane__store_release(&bounds->not_bytes, ~(end - start));
   wane__store_release(&bounds->not_start, ~start);
 }
 
@@ -122,7 +122,7 @@ void wane__foreign_remove(uintptr_t start) {
     foreign_join(range->left, range->right, at);
   }
   if (foreign_root == NULL) {
-    wane__store_release(&wane__foreign_bounds.bytes, 0);
+    wane__store_release(&wane__foreign_bounds.not_bytes, UINTPTR_MAX);
   }
   wane__spin_release(&foreign_lock);
   if (range != NULL) {
@@ -167,7 +167,7 @@ void wane__foreign_rebuild(void) {
   foreign_root = NULL;
   foreign_keep(all);
   if (foreign_root == NULL) {
-    wane__store_release(&wane__foreign_bounds.bytes, 0);
+    wane__store_release(&wane__foreign_bounds.not_bytes, UINTPTR_MAX);
   }
 }
 

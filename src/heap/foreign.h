@@ -25,11 +25,12 @@
 #include "block.h"
 
 /* All ranges lie within these bounds, which only widen while there is one. They
-   are in the library's own data, which is scanned: the start, which is the
-   lowest range's, is kept as its complement. */
+   are in the library's own data, which is scanned, and either may be an address
+   in a range: so they are kept as complements. */
 struct wane__foreign_bounds {
   uintptr_t not_start;
-  uintptr_t bytes; /* 0: there is none. both: release, bytes first; acquire */
+  uintptr_t not_bytes; /* of 0: there is none. Both: written by release, this
+                          one first; read by acquire, this one last */
 };
 extern struct wane__foreign_bounds wane__foreign_bounds;
 
@@ -45,7 +46,11 @@ uintptr_t wane__foreign_search_stw(uintptr_t word);
 
 WANE_INLINE_SCAN bool wane__foreign_may_hold(uintptr_t word) {
   uintptr_t start = ~wane__load_acquire(&wane__foreign_bounds.not_start);
-  return word - start < wane__load_acquire(&wane__foreign_bounds.bytes);
+  return word - start < ~wane__load_acquire(&wane__foreign_bounds.not_bytes);
+}
+
+static inline bool wane__foreign_is_any(void) {
+  return ~wane__load_acquire(&wane__foreign_bounds.not_bytes) != 0;
 }
 
 /* Guarded. */

@@ -102,7 +102,7 @@ struct mark_view {
 static struct mark_view mark_view_now(void) {
   return (struct mark_view){wane__arena.start, wane__arena.committed,
                             wane__block_map, wane__arena.colour,
-                            wane__foreign_bounds.bytes != 0};
+                            wane__foreign_is_any()};
 }
 
 /* Gives the stack twice the memory; false at its end, or without memory. */
