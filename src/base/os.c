@@ -71,6 +71,11 @@ bool wane__os_commit(void *start, size_t bytes) {
          mprotect(start, bytes, PROT_READ | PROT_WRITE) == 0;
 }
 
+bool wane__os_decommit(void *start, size_t bytes) {
+  return wane__os_release(start, bytes) && !wane__os_fault(ENOMEM) &&
+         mprotect(start, bytes, PROT_NONE) == 0;
+}
+
 bool wane__os_release(void *start, size_t bytes) {
   return !wane__os_fault(ENOMEM) && madvise(start, bytes, MADV_DONTNEED) == 0;
 }

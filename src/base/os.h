@@ -26,6 +26,9 @@ void *wane__os_reserve(size_t bytes, size_t alignment);
 void wane__os_unreserve(void *start, size_t bytes);
 /* Makes reserved pages usable. Pages come zeroed, when they are touched. */
 bool wane__os_commit(void *start, size_t bytes);
+/* The opposite: the memory goes back, the addresses are reserved. False: they
+   are usable as before, but may read as zero. */
+bool wane__os_decommit(void *start, size_t bytes);
 /* Gives the memory behind pages back; they stay usable and read as zero. */
 bool wane__os_release(void *start, size_t bytes);
 /* Asks for huge pages behind a range; a hint, nothing fails. */

@@ -10,6 +10,7 @@
 #include "../base/options.h"
 #include "../base/os.h"
 #include "../heap/class_list.h"
+#include "../heap/foreign.h"
 #include "../heap/heap.h"
 #include "../heap/hooks.h"
 #include "../heap/outside.h"
@@ -36,6 +37,11 @@
 #define MARKERS_DEFAULT_MAX 8u
 #define RETRY_BYTES (16u << 20)
 #define RETRY_NS 200000000ull
+/* How long to wait at most for what is dying outside the heap; in a callback,
+   the others may be waiting for it. */
+#define ENDS_STEP_NS 1000000u
+#define ENDS_STEPS 1000u
+#define ENDS_STEPS_IN_CALLBACK 50u
 /* More than all frames of a marking together. */
 #define SCRUB_BYTES 8192u
 /* Below so much for each marker, waking another costs more than it gains. */
@@ -223,6 +229,7 @@ static bool cycle_run_locked(enum wane__cycle_reason reason, bool sweep) {
   wane__background_start();
   wane__pace_prepare();
   wane__static_forget_closed();
+  wane__foreign_prepare();
   trace.markers = wane__mark_prepare(cycle_markers_wanted());
   wane__sweep_finish_records(); /* the stop need not wait for long ones */
   trace.sweep_before_ns = wane__os_now_ns() - start;
@@ -263,7 +270,7 @@ static bool cycle_run_locked(enum wane__cycle_reason reason, bool sweep) {
 static bool cycle_is_due(enum wane__cycle_reason reason, size_t more_bytes) {
   const struct wane__heap_meter *meter = &wane__heap_meter;
   if (reason == WANE__CYCLE_OUTSIDE) {
-    return wane__outside_is_due();
+    return wane__outside_is_due() || wane__outside_bytes_are_due();
   }
   return (reason != WANE__CYCLE_HEAP && reason != WANE__CYCLE_LIMIT) ||
          wane__load_relaxed(&meter->since_flip_bytes) + more_bytes >=
@@ -305,6 +312,24 @@ static bool cycle_limit_may_wait(void) {
                                       wane__load_relaxed(&totals->last_work_ns);
 }
 
+void wane__cycle_for_outside(void) {
+  if (wane__outside_is_due() ||
+      (wane__outside_bytes_are_due() && !cycle_limit_may_wait())) {
+    wane__cycle_run(WANE__CYCLE_OUTSIDE, false, 0);
+  }
+}
+
+void wane__cycle_wait_for_ends(uint64_t dying) {
+  unsigned steps =
+      wane__runner_self == NULL ? ENDS_STEPS : ENDS_STEPS_IN_CALLBACK;
+  int saved = errno;
+  while (steps-- > 0 &&
+         wane__load_relaxed(&wane__outside_meter.dying) > dying) {
+    wane__os_sleep_ns(ENDS_STEP_NS);
+  }
+  errno = saved;
+}
+
 void wane__cycle_triggered(size_t more_bytes) {
   if (!cycle_limit_may_wait()) {
     wane__cycle_run(wane__pace_is_by_limit() ? WANE__CYCLE_LIMIT
@@ -323,6 +348,7 @@ void wane__cycle_for_room(void) {
   }
   bool ok = wane__cycle_run(WANE__CYCLE_ROOM, true, 0);
   wane__store_relaxed(&failed_ns, ok ? 0 : wane__os_now_ns());
+  wane__cycle_wait_for_ends(0); /* their addresses are room, too */
 }
 
 void wane__cycle_for_stress(void) {

@@ -68,6 +68,12 @@ extern struct wane__lock wane__cycle_lock;
 bool wane__cycle_run(enum wane__cycle_reason reason, bool sweep,
                      size_t more_bytes);
 
+/* One, if objects outside the heap have made it due. Not guarded. */
+void wane__cycle_for_outside(void);
+/* Waits until no more than so many of them are dying (heap/outside.h), but not
+   for ever. Not guarded. */
+void wane__cycle_wait_for_ends(uint64_t dying);
+
 /* The heap hooks (see heap/hooks.h). */
 void wane__cycle_triggered(size_t more_bytes);
 void wane__cycle_for_room(void);

@@ -8,6 +8,7 @@
 #include "../base/check.h"
 #include "../base/lock.h"
 #include "../base/os.h"
+#include "../base/poison.h"
 #include "outside.h"
 
 #define EXTENT_EXACT 64u
@@ -212,13 +213,19 @@ static bool extent_convert_memory(struct wane__block *block, size_t blocks,
                                   bool to_heap) {
   void *start = (void *)wane__block_start(block);
   size_t bytes = blocks << WANE__BLOCK_LOG2;
-  bool ok = to_heap ? wane__os_commit(start, bytes)
-                    : wane__os_unmap_to_reserve(start, bytes);
-  for (size_t i = 0; ok && to_heap && i < blocks; i++) {
+  if (!to_heap) {
+    wane__poison_allow(start, bytes);
+    return wane__os_decommit(start, bytes);
+  }
+  if (!wane__os_commit(start, bytes)) {
+    return false;
+  }
+  for (size_t i = 0; i < blocks; i++) {
     wane__store_relaxed(&block[i].state, WANE__BLOCK_FREE);
+    block[i].outside = WANE__OUTSIDE_NOT;
     block[i].clean = true;
   }
-  return ok;
+  return true;
 }
 
 /* Where the arena cannot grow: takes free blocks from one space for the other.

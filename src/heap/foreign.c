@@ -3,9 +3,11 @@
 
 #include <errno.h>
 #include <stddef.h>
+#include <string.h>
 
 #include "../base/meta.h"
 #include "../base/spin.h"
+#include "context.h"
 
 struct foreign_range {
   struct foreign_range *left; /* the first word, as wane__meta_take has it */
@@ -13,13 +15,56 @@ struct foreign_range {
   uintptr_t start;
   uintptr_t end;
   uintptr_t stand_in;
-  uintptr_t priority; /* no child's is higher */
+  uint64_t priority; /* no child's is higher */
 };
 
 static struct wane__spin foreign_lock = WANE__SPIN_INIT(WANE__RANK_FOREIGN);
-static struct foreign_range *foreign_root;    /* lock: foreign_lock; STW */
+static struct foreign_range *foreign_root; /* lock: foreign_lock; STW */
+static uint64_t *foreign_filter; /* lock: foreign_lock; STW. NULL: no range
+                                    was ever there */
+static bool foreign_is_stale;    /* lock: foreign_lock */
 static struct wane__meta_list foreign_unused; /* lock: meta */
 struct wane__foreign_bounds wane__foreign_bounds = {.not_bytes = UINTPTR_MAX};
+
+#define FILTER_BITS ((uintptr_t)1 << 18)
+#define FILTER_BYTES (FILTER_BITS / 8)
+#define FILTER_SHIFT 16
+
+static void filter_add_locked(const struct foreign_range *range) {
+  uintptr_t first = range->start >> FILTER_SHIFT;
+  uintptr_t last = (range->end - 1) >> FILTER_SHIFT;
+  if (last - first >= FILTER_BITS) {
+    memset(foreign_filter, 0xff, FILTER_BYTES);
+    return;
+  }
+  for (uintptr_t i = first; i <= last; i++) {
+    foreign_filter[i % FILTER_BITS / 64] |= (uint64_t)1 << i % 64;
+  }
+}
+
+static bool filter_holds_stw(uintptr_t word) {
+  uintptr_t i = word >> FILTER_SHIFT;
+  return (foreign_filter[i % FILTER_BITS / 64] >> i % 64 & 1) != 0;
+}
+
+static void filter_add_all_locked(const struct foreign_range *tree) {
+  for (; tree != NULL; tree = tree->right) {
+    filter_add_locked(tree);
+    filter_add_all_locked(tree->left);
+  }
+}
+
+void wane__foreign_prepare(void) {
+  struct wane__context *self = wane__guard_enter_any();
+  wane__spin_acquire(&foreign_lock);
+  if (foreign_is_stale) {
+    memset(foreign_filter, 0, FILTER_BYTES);
+    filter_add_all_locked(foreign_root);
+    foreign_is_stale = false;
+  }
+  wane__spin_release(&foreign_lock);
+  wane__guard_leave_any(self);
+}
 
 static bool foreign_overlaps_locked(uintptr_t start, uintptr_t end) {
   const struct foreign_range *at = foreign_root;
@@ -87,21 +132,43 @@ static void foreign_widen_locked(uintptr_t start, uintptr_t end) {
   wane__store_release(&bounds->not_start, ~start);
 }
 
+/* As good as random, whatever the distances between ranges are: the finalizer
+   of SplitMix64 (Steele, Lea, Flood: Fast splittable pseudorandom number
+   generators, 2014). */
+static uint64_t foreign_mix(uint64_t x) {
+  x = (x ^ x >> 30) * 0xbf58476d1ce4e5b9ull;
+  x = (x ^ x >> 27) * 0x94d049bb133111ebull;
+  return x ^ x >> 31;
+}
+
+/* The filter, made at the first use. NULL: no memory. Guarded. */
+static uint64_t *filter_get(void) {
+  static uint64_t *made; /* set once. release, acquire */
+  uint64_t *filter = wane__load_acquire(&made);
+  uint64_t *none = NULL;
+  if (filter == NULL && (filter = wane__meta_alloc(FILTER_BYTES)) != NULL &&
+      !wane__cas(&made, &none, filter)) {
+    filter = none; /* another thread was faster */
+  }
+  return filter;
+}
+
 int wane__foreign_add(uintptr_t start, uintptr_t end, uintptr_t stand_in) {
   struct foreign_range *fresh = wane__meta_take(&foreign_unused, sizeof *fresh);
-  if (fresh == NULL) {
+  uint64_t *filter = fresh != NULL ? filter_get() : NULL;
+  if (filter == NULL) {
     return ENOMEM;
   }
-  *fresh = (struct foreign_range){
-      .start = start,
-      .end = end,
-      .stand_in = stand_in,
-      /* as good as random: starts differ in the bits of page numbers */
-      .priority = (start >> 12) * 0x9e3779b97f4a7c15ull};
+  *fresh = (struct foreign_range){.start = start,
+                                  .end = end,
+                                  .stand_in = stand_in,
+                                  .priority = foreign_mix(start)};
   wane__spin_acquire(&foreign_lock);
+  foreign_filter = filter;
   bool overlaps = foreign_overlaps_locked(start, end);
   if (!overlaps) {
     foreign_insert_locked(fresh);
+    filter_add_locked(fresh);
     foreign_widen_locked(start, end);
   }
   wane__spin_release(&foreign_lock);
@@ -120,6 +187,7 @@ void wane__foreign_remove(uintptr_t start) {
   struct foreign_range *range = *at;
   if (range != NULL) {
     foreign_join(range->left, range->right, at);
+    foreign_is_stale = true;
   }
   if (foreign_root == NULL) {
     wane__store_release(&wane__foreign_bounds.not_bytes, UINTPTR_MAX);
@@ -130,7 +198,7 @@ void wane__foreign_remove(uintptr_t start) {
   }
 }
 
-uintptr_t wane__foreign_search_stw(uintptr_t word) {
+static uintptr_t foreign_search(uintptr_t word) {
   const struct foreign_range *at = foreign_root;
   while (at != NULL && (word < at->start || word >= at->end)) {
     at = word < at->start ? at->left : at->right;
@@ -138,9 +206,13 @@ uintptr_t wane__foreign_search_stw(uintptr_t word) {
   return at != NULL ? at->stand_in : 0;
 }
 
+uintptr_t wane__foreign_search_stw(uintptr_t word) {
+  return filter_holds_stw(word) ? foreign_search(word) : 0;
+}
+
 uintptr_t wane__foreign_search(uintptr_t word) {
   wane__spin_acquire(&foreign_lock);
-  uintptr_t stand_in = wane__foreign_search_stw(word);
+  uintptr_t stand_in = foreign_search(word);
   wane__spin_release(&foreign_lock);
   return stand_in;
 }

@@ -113,9 +113,13 @@ bool wane__outside_is_due(void) {
   return wane__load_relaxed(&meter->since_flip) >=
              wane__load_relaxed(&meter->trigger) ||
          wane__load_relaxed(&meter->since_flip_blocks) >=
-             wane__load_relaxed(&meter->trigger_blocks) ||
-         wane__load_relaxed(&meter->since_flip_adopted_bytes) >=
-             wane__load_relaxed(&meter->trigger_adopted_bytes);
+             wane__load_relaxed(&meter->trigger_blocks);
+}
+
+bool wane__outside_bytes_are_due(void) {
+  const struct wane__outside_meter *meter = &wane__outside_meter;
+  return wane__load_relaxed(&meter->since_flip_adopted_bytes) >=
+         wane__load_relaxed(&meter->trigger_adopted_bytes);
 }
 
 /* As many again. */

@@ -72,8 +72,10 @@ void wane__outside_swept(struct wane__block *block);
 /* In the child of fork: whoever was to end it will not, or too late. */
 void wane__outside_drop(struct wane__block *block);
 
-/* What came since the flip makes a cycle due. */
+/* What came since the flip makes a cycle due: for the number of mappings or for
+   addresses, which are limits of the system; for bytes adopted. */
 bool wane__outside_is_due(void);
+bool wane__outside_bytes_are_due(void);
 /* A cycle that was due could not be run: not again at every turn. */
 void wane__outside_put_off(void);
 /* Counts from 0. STW. */

@@ -11,42 +11,20 @@
 #include "../heap/context.h"
 #include "../heap/hooks.h"
 #include "../heap/outside.h"
-#include "../special/runner.h"
 
 /* More that are dying than this, and a half of what lives, are too many. */
 #define DYING_MAX 4096u
-#define WAIT_STEP_NS 1000000u
-#define WAIT_STEPS 1000u
-/* In a callback, which may be what the others wait for. */
-#define WAIT_STEPS_IN_CALLBACK 50u
-
-/* Sleeps until no more than so many are dying, or that takes too long. */
-static void mapping_wait(uint64_t dying) {
-  unsigned steps =
-      wane__runner_self == NULL ? WAIT_STEPS : WAIT_STEPS_IN_CALLBACK;
-  while (steps-- > 0 &&
-         wane__load_relaxed(&wane__outside_meter.dying) > dying) {
-    wane__os_sleep_ns(WAIT_STEP_NS);
-  }
-}
 
 void wane__mapping_make_way(void) {
   int saved = errno;
   const struct wane__outside_meter *meter = &wane__outside_meter;
-  if (WANE_UNLIKELY(wane__outside_is_due())) {
-    wane__cycle_run(WANE__CYCLE_OUTSIDE, false, 0);
-  }
+  wane__cycle_for_outside();
   uint64_t live = wane__load_relaxed(&meter->live) / 2;
   uint64_t most = live > DYING_MAX ? live : DYING_MAX;
   if (WANE_UNLIKELY(wane__load_relaxed(&meter->dying) > most)) {
-    mapping_wait(most);
+    wane__cycle_wait_for_ends(most);
   }
   errno = saved;
-}
-
-void wane__mapping_make_room(void) {
-  wane__cycle_for_room();
-  mapping_wait(0);
 }
 
 static size_t mapping_bytes(const struct wane__block *block) {
@@ -114,7 +92,7 @@ bool wane__mapping_make(int fd, uint64_t size, struct wane__mapping *out) {
   wane__mapping_make_way();
   const void *bytes = mapping_place(self, fd, size, &name);
   if (bytes == NULL && errno == ENOMEM) {
-    wane__mapping_make_room();
+    wane__cycle_for_room();
     bytes = mapping_place(self, fd, size, &name);
   }
   if (bytes == NULL) {

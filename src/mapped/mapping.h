@@ -29,8 +29,4 @@ void wane__mapping_end(const struct wane__mapping *mapping);
    Not guarded. */
 void wane__mapping_make_way(void);
 
-/* After the system refused: a cycle, and time for what it found dead to be
-   ended. Not guarded. */
-void wane__mapping_make_room(void);
-
 #endif
