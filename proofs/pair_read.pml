@@ -10,9 +10,7 @@
  * store of what two of them can see is a step of its own. As in weak_read.pml,
  * marking is one step with the world stopped, and a life is a ghost.
  *
- * In half of the runs the held word is weak, too. The reader reads in a guard
- * (wane__pair_read), or without one when nothing waits for its sweep
- * (wane__pair_load).
+ * In half of the runs the held word is weak, too.
  *
  * Shown: what a read gives are the two objects that were in the pair at one
  * moment of the read, no finished cycle has found either dead, and they are not
@@ -31,9 +29,6 @@
 // without: SWEEP_FENCE   these stores may be seen in any order
 // without: LATE_CLEAR    what has a finalizer is brought back, then cleared
 // without: SWEEP_FINISH  a cycle begins before the sweep of the last is over
-// without: QUICK_UNDONE  a read without a guard does not ask what is unswept
-// without: QUICK_EPOCH   nor, afterwards, whether there was a flip
-// without: UNDONE_ORDER  the sweeper says it is done before it has cleared
 // although: CLEAR_ORDER  the two words may be cleared in any order
 // although: HELD_SECOND  if both are weak, step 4 looks at one only
 
@@ -54,8 +49,6 @@ bool unswept[CELLS];
 bool waits[CELLS];     /* the pair is on that slot's chain */
 byte colour = 1;
 byte guarded = 0;
-byte epoch = 0;
-bool undone;           /* wane__groups_undone: a chain is not cleared */
 
 /* The pair. */
 bool both;             /* is_both_weak */
@@ -143,14 +136,9 @@ inline check_held() {
 #endif
 
 proctype reader() {
-  byte w, w_life, h_life, seen_epoch;
+  byte w, w_life, h_life;
   bool seen;
 end:
-  if
-  :: true
-  :: true -> goto quick
-  fi;
-in_guard:
   ENTER;
 again:
   atomic { /* 1 */
@@ -193,53 +181,7 @@ is_null:
     w = 0; w_life = 0; h_life = 0; seen = false;
     LEAVE
   }
-  goto end;
-
-quick:
-  seen_epoch = epoch;
-#ifndef WITHOUT_QUICK_UNDONE
-  atomic {
-    if
-    :: undone -> goto give_up
-    :: else
-    fi
-  }
-#endif
-  atomic {
-    w = weak;
-    w_life = weak_life;
-    if
-    :: w == NONE -> goto give_up
-    :: else
-    fi
-  }
-  atomic {
-    h_life = held_life;
-    if
-    :: held == NONE -> goto give_up
-    :: else
-    fi
-  }
-  atomic {
-    if
-#ifndef WITHOUT_QUICK_EPOCH
-    :: seen_epoch != epoch -> goto give_up
-#endif
-    :: else
-    fi;
-    assert(occupant[w] == w_life && !dead[w_life]);
-    assert(occupant[H] == h_life && !dead[h_life]);
-    hold = BIT(w) | BIT(H);
-    seen_epoch = 0
-  }
-  atomic {
-    assert(occupant[w] == w_life && occupant[H] == h_life);
-    hold = 0; w = 0; w_life = 0; h_life = 0
-  }
-  goto end;
-give_up:
-  atomic { w = 0; w_life = 0; h_life = 0; seen_epoch = 0 }
-  goto in_guard
+  goto end
 }
 
 #define IS_LIVE(cell) (mark[cell] == colour)
@@ -323,7 +265,6 @@ proctype collector() {
       guarded == 0 && !IS_UNSWEPT ->
 #endif
       cycles++;
-      epoch = cycles;
       colour = OTHER(colour);
       flip_cell(0);
       flip_cell(1);
@@ -339,11 +280,9 @@ proctype collector() {
       :: weak == NONE
       :: weak != NONE && mark[weak] != colour ->
         waits[weak] = true;
-        undone = true;
         gone = true
       :: weak != NONE && mark[weak] == colour && mark[H] != colour ->
         waits[H] = true;
-        undone = true;
         gone = true
       :: else
       fi
@@ -386,11 +325,6 @@ inline free_cell() {
 #  define MAY_CLEAR true
 #  define MAY_FREE (!to_weak && !to_held)
 #endif
-#ifdef WITHOUT_UNDONE_ORDER
-#  define MAY_UNDO true
-#else
-#  define MAY_UNDO (!to_weak && !to_held)
-#endif
 #ifdef WITHOUT_CLEAR_ORDER
 #  define MAY_CLEAR_HELD MAY_CLEAR
 #else
@@ -424,8 +358,7 @@ end:
      :: to_weak && MAY_CLEAR -> clear_weak()
      :: to_held && MAY_CLEAR_HELD -> clear_held()
      :: to_free && MAY_FREE -> free_cell()
-     :: waits[cell] && undone && MAY_UNDO -> undone = false
-     :: !to_weak && !to_held && !to_free && (!waits[cell] || !undone) -> break
+     :: !to_weak && !to_held && !to_free -> break
      od;
      atomic {
        unswept[cell] = false;

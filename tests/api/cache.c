@@ -13,18 +13,11 @@ TEST_ROOT struct wane_cache *cache;
 TEST_ROOT struct wane_cache *caches[MANY];
 TEST_ROOT void *held[4 * MANY];
 static wane_weak weak[4 * MANY];
-static TEST_NOINLINE size_t weak_alive(size_t count) {
-  size_t alive = 0;
-  for (size_t i = 0; i < count; i++) {
-    alive += wane_weak_value(weak[i]) != NULL;
-  }
-  return alive;
-}
 
 static size_t weak_survivors(size_t count) {
   test_scrub();
   wane_collect();
-  size_t alive = weak_alive(count);
+  size_t alive = test_weak_alive(weak, count);
   test_scrub();
   return alive;
 }
@@ -79,7 +72,7 @@ static void what_nobody_uses_dies(void **state) {
     get_apart(MANY);
     assert_in_range(test_get(&things_created), MANY - FEW, MANY);
     assert_in_range(weak_survivors(MANY), 0, FEW);
-    assert_int_equal(wane_cache_count(cache), weak_alive(MANY));
+    assert_int_equal(wane_cache_count(cache), test_weak_alive(weak, MANY));
   }
   all_forget();
 }
@@ -260,26 +253,13 @@ static void *create_slowly(const void *key, size_t key_size, void *ctx) {
   return create_thing(key, key_size, ctx);
 }
 
-static void *ask_for_all(void *arg) {
-  struct asker *asker = arg;
-  pthread_barrier_wait(&barrier);
-  for (size_t i = 0; i < ASKER_KEYS; i++) {
-    size_t key = (i + (size_t)(asker - askers)) % ASKER_KEYS;
-    asker->got[key] = get(cache, key);
-  }
-  return NULL;
-}
-
 /* C1. */
 static void create_runs_once_for_all_who_ask_at_once(void **state) {
   (void)state;
   for (int round = 0; round < 2; round++) {
     cache = cache_new(create_slowly, NULL, 0);
     test_set(&things_created, 0);
-    pthread_barrier_init(&barrier, NULL, (unsigned)THREADS);
-    askers_run(ask_for_all, THREADS);
-    askers_join(THREADS);
-    pthread_barrier_destroy(&barrier);
+    askers_get_all(cache, THREADS);
     assert_int_equal(test_get(&things_created), ASKER_KEYS);
     for (size_t t = 0; t < THREADS; t++) {
       for (size_t i = 0; i < ASKER_KEYS; i++) {
@@ -758,7 +738,8 @@ static void a_dropped_cache_holds_nothing(void **state) {
   (void)state;
   test_apart(make_full, NULL);
   assert_alive(hidden, MANY);
-  assert_in_range(weak_alive(MANY), MANY * 3 / 4, MANY * 3 / 4 + FEW);
+  assert_in_range(test_weak_alive(weak, MANY), MANY * 3 / 4,
+                  MANY * 3 / 4 + FEW);
   memset(held, 0, sizeof held);
   memset(caches, 0, sizeof caches);
   assert_dead(hidden, MANY);
@@ -887,7 +868,7 @@ static void a_thousand_may_be_kept(void **state) {
     for (size_t i = 4 * MANY - 1000; i < 4 * MANY; i++) {
       assert_non_null(wane_weak_value(weak[i]));
     }
-    assert_int_equal(wane_cache_count(cache), weak_alive(4 * MANY));
+    assert_int_equal(wane_cache_count(cache), test_weak_alive(weak, 4 * MANY));
   }
   all_forget();
 }
@@ -896,9 +877,7 @@ static void a_thousand_may_be_kept(void **state) {
 
 static void hold_gate(void *arg) {
   (void)arg;
-  while (test_get(&gate) == 0) {
-    test_sleep_ms(1);
-  }
+  test_wait_for(&gate);
 }
 
 static void with_gate(void *object, size_t idx) {
@@ -917,7 +896,7 @@ static void a_dead_entry_takes_no_newer_one_with_it(void **state) {
     get_apart(MANY);
     test_scrub();
     wane_collect();
-    assert_in_range(weak_alive(MANY), 0, FEW);
+    assert_in_range(test_weak_alive(weak, MANY), 0, FEW);
     for (size_t i = 0; i < MANY; i++) {
       held[i] = get(cache, i);
     }
@@ -1034,7 +1013,7 @@ static void an_object_may_be_its_key(void **state) {
   }
   memset(held, 0, sizeof held);
   assert_in_range(weak_survivors(MANY), 0, FEW);
-  assert_int_equal(wane_cache_count(cache), weak_alive(MANY));
+  assert_int_equal(wane_cache_count(cache), test_weak_alive(weak, MANY));
   all_forget();
 }
 
@@ -1100,7 +1079,8 @@ static void an_object_may_have_several_keys(void **state) {
   assert_int_equal(test_get(&things_created), MANY);
   memset(held, 0, sizeof held);
   assert_in_range(weak_survivors(MANY / 4), 0, FEW);
-  assert_int_equal(wane_cache_count(cache), 4 * weak_alive(MANY / 4));
+  assert_int_equal(wane_cache_count(cache),
+                   4 * test_weak_alive(weak, MANY / 4));
   all_forget();
 }
 

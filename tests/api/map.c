@@ -4,6 +4,7 @@
    stress/map.c. */
 /* timeout: 240 */
 #include "support/lives.h"
+#include "support/maps.h"
 
 #include <pthread.h>
 
@@ -14,17 +15,6 @@ TEST_ROOT void *keys[NOTES_MAX];
 TEST_ROOT void *vals[NOTES_MAX];
 TEST_ROOT struct wane_map *map;
 
-/* Fewer where each allocation or step is dear. */
-static size_t scaled(size_t many, size_t few) {
-  const char *options = getenv("WANE_OPTIONS");
-  bool slow = TEST_ASAN || TEST_TSAN ||
-              (options != NULL && (strstr(options, "stress") != NULL ||
-                                   strstr(options, "verify") != NULL));
-  return slow ? few : many;
-}
-
-static void *word(uintptr_t number) { return (void *)(2 * number + 1); }
-
 static void forget_all(void) {
   memset(keys, 0, sizeof keys);
   memset(vals, 0, sizeof vals);
@@ -33,27 +23,8 @@ static void forget_all(void) {
 
 /* ---- Keys: words, strings, and numbers with ops of our own ---- */
 
-static uint64_t hash_mask = UINT64_MAX;
-
-static uint64_t number_hash(const void *key) {
-  struct test_random random = {*(const uint64_t *)key};
-  return test_random(&random) & hash_mask;
-}
-
-static bool number_equal(const void *a, const void *b) {
-  return *(const uint64_t *)a == *(const uint64_t *)b;
-}
-
-static const struct wane_map_ops number_ops = {number_hash, number_equal};
-
 static void *make_word(size_t idx) { return word(idx); }
 static void *make_string(size_t idx) { return wane_printf("key %zu", idx); }
-static void *make_number(size_t idx) {
-  uint64_t *number = wane_alloc_leaf(sizeof *number);
-  require(number != NULL);
-  *number = idx;
-  return number;
-}
 static void *make_object(size_t idx) {
   (void)idx;
   return wane_alloc(32);
@@ -133,12 +104,6 @@ static void require_all_calls(struct wane_map *m, const void *key, void *a,
   require(wane_map_delete(m, key));
   require_absent(m, key);
   require(wane_map_count(m) == count);
-}
-
-static bool never_visit(const void *key, void *value, void *ctx) {
-  (void)key, (void)value, (void)ctx;
-  require(!"an empty map shows nothing");
-  return false;
 }
 
 static void an_empty_map_has_nothing(void **state) {
@@ -488,7 +453,7 @@ static void grow_and_shrink_apart(void *arg) {
 
 static void a_million_keys_come_and_go(void **state) {
   (void)state;
-  size_t count = scaled(1000000, 20000);
+  size_t count = test_scaled(1000000, 20000);
   test_apart(grow_and_shrink_apart, &count);
   forget_all();
 }
@@ -498,7 +463,7 @@ static void churn_does_not_grow_the_map(void **state) {
   (void)state;
   uint64_t early = 0;
   map = wane_map_new(NULL, 0);
-  size_t count = scaled(1000000, 30000);
+  size_t count = test_scaled(1000000, 30000);
   for (size_t i = 0; i < count; i++) {
     wane_map_store(map, word(i), word(i));
     if (i >= 100) {
@@ -544,7 +509,8 @@ static void bad_hashes_are_slow_not_wrong(void **state) {
   static const uint64_t masks[] = {
       0, 1, 7, UINT64_C(1) << 63, UINT64_C(0xf0) << 56, UINT64_C(255) << 32};
   for (size_t i = 0; i < TEST_COUNT(masks); i++) {
-    size_t count = masks[i] == 0 ? scaled(1000, 200) : scaled(2000, 300);
+    size_t count =
+        masks[i] == 0 ? test_scaled(1000, 200) : test_scaled(2000, 300);
     hash_mask = masks[i];
     test_apart(bad_hashes_apart, &count);
   }
@@ -604,12 +570,6 @@ static void call_at_random(struct wane_map *m, const void *key) {
   }
 }
 
-static bool count_any(const void *key, void *value, void *ctx) {
-  (void)key, (void)value;
-  ++*(size_t *)ctx;
-  return true;
-}
-
 /* Whatever they say: no crash, no endless loop; and keys for which they agree
    do not notice (lie 3). */
 static void ops_that_disagree_harm_nobody_else(void **state) {
@@ -620,11 +580,11 @@ static void ops_that_disagree_harm_nobody_else(void **state) {
     for (uintptr_t i = 0; lie >= 3 && i < 500; i++) {
       wane_map_store(m, (void *)(GOOD + i), word(i));
     }
-    for (size_t i = 0; i < scaled(30000, 3000); i++) {
+    for (size_t i = 0; i < test_scaled(30000, 3000); i++) {
       call_at_random(m, (void *)(1 + test_below(&liar, 200)));
     }
     size_t all = 0;
-    wane_map_range(m, count_any, &all);
+    wane_map_range(m, count_visit, &all);
     assert_in_range(all, lie >= 3 ? 500 : 0, 40000);
     (void)wane_map_count(m);
     wane_map_clear(m);
@@ -690,7 +650,7 @@ static void ops_may_allocate_and_use_other_maps(void **state) {
   other = wane_map_new(&wane_string_keys, 0);
   for (unsigned flags = 0; flags < FLAGS; flags++) {
     map = wane_map_new(&ops, flags);
-    size_t count = scaled(60, 20);
+    size_t count = test_scaled(60, 20);
     for (size_t i = 0; i < count; i++) {
       keys[i] = make_number(i);
       vals[i] = make_number(i);
@@ -719,9 +679,7 @@ static void block_in(int where) {
   if (blocks == where) {
     blocks = 0;
     test_add(&inside);
-    while (test_get(&gate) == 0) {
-      test_sleep_ms(1);
-    }
+    test_wait_for(&gate);
   }
 }
 
@@ -837,15 +795,6 @@ static void a_blocked_callback_blocks_nobody_else(void **state) {
 
 /* ---- What it keeps alive ---- */
 
-static struct wane_map *filled(const struct wane_map_ops *ops) {
-  map = wane_map_new(ops, 0);
-  for (size_t i = 0; i < 50; i++) {
-    wane_map_store(map, ops != NULL ? make_number(1000000 + i) : word(i),
-                   word(i));
-  }
-  return map;
-}
-
 static void *make_cell(size_t idx) {
   uint64_t *number = wane_alloc(48);
   require(number != NULL);
@@ -896,7 +845,7 @@ static void what_was_removed_is_not_retained(void **state) {
   (void)state;
   for (size_t k = 0; k < 2; k++) {
     notes_begin();
-    (void)filled(k == 0 ? NULL : &number_ops);
+    map = map_filled(k == 0 ? NULL : &number_ops);
     keys[0] = make_cell(5000000);
     test_make_with(6000, make_cell, with_removed);
     test_settle();
@@ -987,21 +936,6 @@ static void keys_and_values_live_as_long_as_they_are_there(void **state) {
 
 /* ---- No memory ---- */
 
-struct fill {
-  struct fill *next;
-};
-TEST_ROOT struct fill *fills;
-
-static void use_up_memory(void) {
-  for (size_t size = 1 << 20; size >= 16; size /= 2) {
-    struct fill *fill;
-    while ((fill = wane_alloc(size)) != NULL) {
-      fill->next = fills;
-      fills = fill;
-    }
-  }
-}
-
 static bool no_memory(void) {
   bool none = errno == ENOMEM;
   require(none || errno == 0);
@@ -1032,7 +966,7 @@ static void require_known(uintptr_t count, size_t all) {
     require_value(map, word(i), word(i));
   }
   size_t shown_keys = 0;
-  wane_map_range(map, count_any, &shown_keys);
+  wane_map_range(map, count_visit, &shown_keys);
   require(shown_keys == all && wane_map_count(map) == all && errno == 0);
 }
 
@@ -1064,7 +998,7 @@ static void exhaust(const char *arg) {
   for (uintptr_t i = 0; i < all; i++) {
     wane_map_store(map, word(i), word(i));
   }
-  use_up_memory();
+  test_use_up_memory();
   errno = 0;
   for (int call = 0; call < 3; call++) {
     while (store_new(call, next)) {
@@ -1085,7 +1019,7 @@ static void exhaust(const char *arg) {
   require(wane_map_count(map) == all - 700);
   wane_map_clear(map);
   require(wane_map_count(map) == (no_memory() ? all - 700 : 0));
-  fills = NULL;
+  test_drop_memory();
   test_scrub();
   wane_collect();
   wane_map_clear(map);

@@ -27,14 +27,6 @@ static void data_init(void) {
   }
 }
 
-static size_t scaled(size_t many, size_t few) {
-  const char *options = getenv("WANE_OPTIONS");
-  bool slow = TEST_ASAN || TEST_TSAN ||
-              (options != NULL && (strstr(options, "stress") != NULL ||
-                                   strstr(options, "verify") != NULL));
-  return slow ? few : many;
-}
-
 static bool in_four(size_t idx) {
   for (size_t i = 0; i < TEST_COUNT(four); i++) {
     if (four[i] == idx) {
@@ -276,7 +268,7 @@ static void go_load_store_all_clear(void **state) {
   with_each_hash(load_or_store);
   with_each_hash(all);
   with_each_hash(clear_simple);
-  for (size_t i = 0; i < scaled(30, 5); i++) {
+  for (size_t i = 0; i < test_scaled(30, 5); i++) {
     with_each_hash(clear_concurrent);
   }
 }
@@ -370,7 +362,7 @@ static void go_compare_and_delete(void **state) {
   with_each_hash(compare_and_delete_one);
   with_each_hash(compare_and_delete_multiple);
   with_each_hash(compare_and_delete_iterate);
-  for (size_t i = 0; i < scaled(10, 2); i++) {
+  for (size_t i = 0; i < test_scaled(10, 2); i++) {
     with_each_hash(compare_and_delete_unshared);
     with_each_hash(compare_and_delete_shared);
   }
@@ -467,7 +459,7 @@ static void go_compare_and_swap(void **state) {
   with_each_hash(compare_and_swap_all);
   with_each_hash(compare_and_swap_one);
   with_each_hash(compare_and_swap_multiple);
-  for (size_t i = 0; i < scaled(10, 2); i++) {
+  for (size_t i = 0; i < test_scaled(10, 2); i++) {
     with_each_hash(compare_and_swap_unshared);
     with_each_hash(compare_and_swap_with_delete);
     with_each_hash(compare_and_swap_shared);
@@ -574,7 +566,7 @@ static void go_swap(void **state) {
   with_each_hash(swap_all);
   with_each_hash(swap_only_one);
   with_each_hash(swap_multiple);
-  for (size_t i = 0; i < scaled(10, 2); i++) {
+  for (size_t i = 0; i < test_scaled(10, 2); i++) {
     with_each_hash(swap_unshared);
     with_each_hash(swap_with_delete);
     with_each_hash(swap_shared);
@@ -660,7 +652,7 @@ static void go_load_and_delete(void **state) {
   with_each_hash(load_and_delete_one);
   with_each_hash(load_and_delete_multiple);
   with_each_hash(load_and_delete_iterate);
-  for (size_t i = 0; i < scaled(10, 2); i++) {
+  for (size_t i = 0; i < test_scaled(10, 2); i++) {
     with_each_hash(load_and_delete_unshared);
     with_each_hash(load_and_delete_shared);
   }
@@ -709,7 +701,7 @@ static void *cache_get(uintptr_t key) {
 }
 
 static void get_twice(size_t id) {
-  size_t count = scaled(100000, 6000) / THREADS;
+  size_t count = test_scaled(100000, 6000) / THREADS;
   for (size_t i = id * count; i < (id + 1) * count; i++) {
     void *first = cache_get(1 + i % CACHED);
     void *second = cache_get(1 + i % CACHED);
@@ -825,7 +817,7 @@ static bool visit_listed(const void *key, void *value, void *ctx) {
 
 static void same_as_list(void) {
   static struct test_random random = {1};
-  for (size_t round = 0; round < scaled(300, 30); round++) {
+  for (size_t round = 0; round < test_scaled(300, 30); round++) {
     listed = 0;
     wane_map_clear(map);
     for (int i = 0; i < 200; i++) {
@@ -888,7 +880,7 @@ static void go_concurrent_range(void **state) {
   }
   test_set(&range_over, 0);
   begin_all(write_multiples);
-  for (size_t round = 0; round < scaled(300, 20); round++) {
+  for (size_t round = 0; round < test_scaled(300, 20); round++) {
     memset(ranged, 0, sizeof ranged);
     wane_map_range(map, visit_multiple, ranged);
     for (size_t n = 1; n <= RANGED; n++) {
@@ -1007,7 +999,7 @@ static void store_load_clear(size_t id) {
 static void go_concurrent_clear(void **state) {
   (void)state;
   map = wane_map_new(NULL, 0);
-  for (size_t i = 0; i < scaled(20, 4); i++) {
+  for (size_t i = 0; i < test_scaled(20, 4); i++) {
     run_all(store_load_clear);
     wane_map_clear(map);
     size_t count = 0;

@@ -2,6 +2,7 @@
    in children of fork. M1, D11, G4. */
 /* timeout: 240 */
 #include "support/lives.h"
+#include "support/maps.h"
 
 #include <pthread.h>
 #include <sched.h>
@@ -9,57 +10,6 @@
 static struct test_child child;
 TEST_ROOT struct wane_map *map;
 static uint64_t over;
-
-/* Fewer where each allocation or step is dear. */
-static size_t scaled(size_t many, size_t few) {
-  const char *options = getenv("WANE_OPTIONS");
-  bool slow = TEST_ASAN || TEST_TSAN ||
-              (options != NULL && (strstr(options, "stress") != NULL ||
-                                   strstr(options, "verify") != NULL));
-  return slow ? few : many;
-}
-
-static void *word(uintptr_t number) { return (void *)(2 * number + 1); }
-
-static uint64_t hash_mask = UINT64_MAX;
-
-static uint64_t number_hash(const void *key) {
-  struct test_random random = {*(const uint64_t *)key};
-  return test_random(&random) & hash_mask;
-}
-
-static bool number_equal(const void *a, const void *b) {
-  return *(const uint64_t *)a == *(const uint64_t *)b;
-}
-
-static const struct wane_map_ops number_ops = {number_hash, number_equal};
-
-static void *make_number(size_t idx) {
-  uint64_t *number = wane_alloc_leaf(sizeof *number);
-  require(number != NULL);
-  *number = idx;
-  return number;
-}
-static bool never_visit(const void *key, void *value, void *ctx) {
-  (void)key, (void)value, (void)ctx;
-  require(!"an empty map shows nothing");
-  return false;
-}
-
-static bool count_any(const void *key, void *value, void *ctx) {
-  (void)key, (void)value;
-  ++*(size_t *)ctx;
-  return true;
-}
-
-static struct wane_map *filled(const struct wane_map_ops *ops) {
-  map = wane_map_new(ops, 0);
-  for (size_t i = 0; i < 50; i++) {
-    wane_map_store(map, ops != NULL ? make_number(1000000 + i) : word(i),
-                   word(i));
-  }
-  return map;
-}
 
 /* ---- range ---- */
 
@@ -72,10 +22,10 @@ static bool stop_at_once(const void *key, void *value, void *ctx) {
 
 static void false_ends_a_range(void **state) {
   (void)state;
-  struct wane_map *m = filled(NULL);
+  map = map_filled(NULL);
   for (size_t i = 1; i <= 50; i++) {
     size_t left = i;
-    wane_map_range(m, stop_at_once, &left);
+    wane_map_range(map, stop_at_once, &left);
     assert_int_equal(left, 0);
   }
   map = NULL;
@@ -105,7 +55,7 @@ static void do_inside(uintptr_t number) {
     fresh = OTHERS;
     break;
   case INSIDE_NEST:
-    wane_map_range(map, count_any, &all);
+    wane_map_range(map, count_visit, &all);
     require(all == wane_map_count(map));
     break;
   case INSIDE_COLLECT:
@@ -130,13 +80,17 @@ static bool visit_and_do(const void *key, void *value, void *ctx) {
   return true;
 }
 
-/* D11, M1: whatever the visit does, what is there all the time comes once. */
-static void visit_may_use_its_map(void **state) {
-  (void)state;
+static void store_stable_words(void) {
   map = wane_map_new(NULL, 0);
   for (uintptr_t i = 0; i < STABLE; i++) {
     wane_map_store(map, word(i), word(i));
   }
+}
+
+/* D11, M1: whatever the visit does, what is there all the time comes once. */
+static void visit_may_use_its_map(void **state) {
+  (void)state;
+  store_stable_words();
   for (int round = 0; round < 10; round++) {
     does = round % 5;
     memset(seen, 0, sizeof seen);
@@ -166,7 +120,7 @@ static bool visit_and_delete(const void *key, void *value, void *ctx) {
 static void visit_may_delete_and_clear(void **state) {
   (void)state;
   for (size_t k = 0; k < 2; k++) {
-    (void)filled(k == 0 ? NULL : &number_ops);
+    map = map_filled(k == 0 ? NULL : &number_ops);
     size_t left = 50;
     wane_map_range(map, visit_and_delete, &left);
     assert_int_equal(left, 0);
@@ -203,6 +157,29 @@ static void *swap_thread(void *arg) {
   return NULL;
 }
 
+static pthread_t writers[3];
+
+/* A map of STABLE numbers, and threads that change it until writers_end. */
+static void writers_begin(void) {
+  map = wane_map_new(&number_ops, 0);
+  for (uintptr_t i = 0; i < STABLE; i++) {
+    wane_map_store(map, make_number(i), word(i));
+  }
+  test_set(&over, 0);
+  for (uintptr_t i = 0; i < TEST_COUNT(writers); i++) {
+    require(!pthread_create(&writers[i], NULL,
+                            i == 2 ? swap_thread : churn_thread,
+                            (void *)((i + 1) * OTHERS)));
+  }
+}
+
+static void writers_end(void) {
+  test_set(&over, 1);
+  for (size_t i = 0; i < TEST_COUNT(writers); i++) {
+    require(!pthread_join(writers[i], NULL));
+  }
+}
+
 static bool see_number(const void *key, void *value, void *ctx) {
   require(ctx == NULL);
   uint64_t number = *(const uint64_t *)key;
@@ -218,18 +195,8 @@ static void a_range_among_writers_shows_what_stays_once(void **state) {
   (void)state;
   static const uint64_t masks[] = {UINT64_MAX, 31, 0};
   for (size_t m = 0; m < TEST_COUNT(masks); m++) {
-    pthread_t threads[3];
     hash_mask = masks[m];
-    map = wane_map_new(&number_ops, 0);
-    for (uintptr_t i = 0; i < STABLE; i++) {
-      wane_map_store(map, make_number(i), word(i));
-    }
-    test_set(&over, 0);
-    for (uintptr_t i = 0; i < 3; i++) {
-      require(!pthread_create(&threads[i], NULL,
-                              i == 2 ? swap_thread : churn_thread,
-                              (void *)((i + 1) * OTHERS)));
-    }
+    writers_begin();
     double stop = test_now() + 0.5;
     for (int rounds = 0; rounds < 10 || test_now() < stop; rounds++) {
       memset(seen, 0, sizeof seen);
@@ -240,10 +207,7 @@ static void a_range_among_writers_shows_what_stays_once(void **state) {
       size_t count = wane_map_count(map); /* about as many */
       require(count >= STABLE - 10 && count <= STABLE + 2 * 3000 + 10);
     }
-    test_set(&over, 1);
-    for (int i = 0; i < 3; i++) {
-      require(!pthread_join(threads[i], NULL));
-    }
+    writers_end();
     assert_int_equal(wane_map_count(map), STABLE);
   }
   hash_mask = UINT64_MAX;
@@ -286,11 +250,8 @@ static bool visit_and_empty(const void *key, void *value, void *ctx) {
 /* D11: wherever a range was when the map shrank, it shows nothing again. */
 static void a_range_goes_on_when_the_map_has_shrunk(void **state) {
   (void)state;
-  map = wane_map_new(NULL, 0);
-  for (uintptr_t i = 0; i < STABLE; i++) {
-    wane_map_store(map, word(i), word(i));
-  }
-  for (uintptr_t round = 0; round < scaled(30, 10); round++) {
+  store_stable_words();
+  for (uintptr_t round = 0; round < test_scaled(30, 10); round++) {
     uintptr_t first = OTHERS + round * FILLERS;
     for (uintptr_t i = first; i < first + FILLERS; i++) {
       wane_map_store(map, word(i), NULL);
@@ -325,9 +286,7 @@ static uint64_t is_inside;
 static bool stay_inside(const void *key, void *value, void *ctx) {
   (void)key, (void)value, (void)ctx;
   test_add(&is_inside);
-  while (test_get(&over) == 0) {
-    test_sleep_ms(1);
-  }
+  test_wait_for(&over);
   return false;
 }
 
@@ -346,7 +305,7 @@ static void with_stored(void *object, size_t idx) {
    if these are the very ones that it was about to come to. */
 static void a_visit_does_not_retain_deleted_keys(void **state) {
   (void)state;
-  size_t count = scaled(3000, 500);
+  size_t count = test_scaled(3000, 500);
   pthread_t thread;
   notes_begin();
   hash_mask = 0; /* one follows the other directly */
@@ -467,7 +426,7 @@ static void *find_missing(void *arg) {
 /* M1: all entries at one moment. */
 static void clear_is_of_all_at_once(void **state) {
   (void)state;
-  uint64_t rounds = scaled(3000, 300);
+  uint64_t rounds = test_scaled(3000, 300);
   pthread_t threads[2];
   map = wane_map_new(NULL, 0);
   test_set(&turn, 0);
@@ -565,7 +524,7 @@ static void use_in_child(void *arg) {
     require(wane_map_delete(map, make_number(2 * OTHERS + i)));
   }
   size_t all = 0;
-  wane_map_range(map, count_any, &all);
+  wane_map_range(map, count_visit, &all);
   require(all == 0);
   require(wane_map_count(map) == 0);
   wane_map_clear(map);
@@ -578,25 +537,12 @@ static void a_child_goes_on_with_the_map(void **state) {
   if (TEST_TSAN) {
     skip(); /* its runtime deadlocks in children of threads */
   }
-  pthread_t threads[3];
-  map = wane_map_new(&number_ops, 0);
-  for (uintptr_t i = 0; i < STABLE; i++) {
-    wane_map_store(map, make_number(i), word(i));
-  }
-  test_set(&over, 0);
-  for (uintptr_t i = 0; i < 3; i++) {
-    require(!pthread_create(&threads[i], NULL,
-                            i == 2 ? swap_thread : churn_thread,
-                            (void *)((i + 1) * OTHERS)));
-  }
-  for (size_t i = 0; i < scaled(20, 5); i++) {
+  writers_begin();
+  for (size_t i = 0; i < test_scaled(20, 5); i++) {
     test_fork(use_in_child, NULL, &child);
     test_assert_exit_0(&child, "map in a child");
   }
-  test_set(&over, 1);
-  for (int i = 0; i < 3; i++) {
-    require(!pthread_join(threads[i], NULL));
-  }
+  writers_end();
   map = NULL;
 }
 

@@ -2,6 +2,7 @@
    with threads in stress/map.c, at random in model/map.c. */
 /* timeout: 240 */
 #include "support/lives.h"
+#include "support/maps.h"
 
 #include <pthread.h>
 
@@ -14,16 +15,6 @@
 TEST_ROOT struct wane_map *map;
 TEST_ROOT void *kept[NOTES_MAX];
 
-static size_t scaled(size_t many, size_t few) {
-  const char *options = getenv("WANE_OPTIONS");
-  bool slow = TEST_ASAN || TEST_TSAN ||
-              (options != NULL && (strstr(options, "stress") != NULL ||
-                                   strstr(options, "verify") != NULL));
-  return slow ? few : many;
-}
-
-static void *word(uintptr_t number) { return (void *)(2 * number + 1); }
-
 static void forget_all(void) {
   memset(kept, 0, sizeof kept);
   map = NULL;
@@ -31,17 +22,11 @@ static void forget_all(void) {
 
 /* ---- How many entries there are, asked in three ways that must agree ---- */
 
-static bool count_entry(const void *key, void *value, void *ctx) {
-  (void)key, (void)value;
-  ++*(size_t *)ctx;
-  return true;
-}
-
 /* Without a drain: gone is gone when wane_collect returns. */
 static TEST_NOINLINE size_t entries_now(void) {
   size_t shown = 0;
   size_t count = wane_map_count(map);
-  wane_map_range(map, count_entry, &shown);
+  wane_map_range(map, count_visit, &shown);
   if (shown != count) {
     fprintf(stderr, "%zu entries shown, %zu counted\n", shown, count);
   }
@@ -219,7 +204,7 @@ static TEST_NOINLINE void make_chain(void *arg) {
 
 static void a_chain_lives_by_its_first_key_and_goes_at_once(void **state) {
   (void)state;
-  size_t count = scaled(30000, 3000);
+  size_t count = test_scaled(30000, 3000);
   for (shape_flags = KEYS; shape_flags <= VALUES; shape_flags++) {
     map = wane_map_new(NULL, shape_flags);
     test_apart(make_chain, &count);
@@ -395,19 +380,19 @@ struct number_key {
   uint64_t check;
 };
 
-static uint64_t number_hash(const void *key) {
+static uint64_t checked_hash(const void *key) {
   const struct number_key *k = key;
   require(k->check == ~k->number);
   struct test_random random = {k->number};
   return test_random(&random) & 255;
 }
-static bool number_equal(const void *a, const void *b) {
+static bool checked_equal(const void *a, const void *b) {
   const struct number_key *left = a;
   const struct number_key *right = b;
   require(left->check == ~left->number && right->check == ~right->number);
   return left->number == right->number;
 }
-static const struct wane_map_ops number_ops = {number_hash, number_equal};
+static const struct wane_map_ops checked_ops = {checked_hash, checked_equal};
 
 static struct number_key *new_number(uint64_t number) {
   struct number_key *key = wane_alloc_leaf(sizeof *key);
@@ -429,7 +414,7 @@ static void with_numbered(void *object, size_t idx) {
 /* D11: the entry dies by the key object that it has. */
 static void an_entry_goes_with_its_own_key_object(void **state) {
   (void)state;
-  map = wane_map_new(&number_ops, KEYS);
+  map = wane_map_new(&checked_ops, KEYS);
   test_make_with(2 * MANY, NULL, with_numbered);
   assert_in_range(entries_left(), MANY, MANY + 2 + MANY / 50);
   size_t odd = 0;
@@ -474,7 +459,7 @@ static TEST_NOINLINE void add_again(void *arg) {
 static void keys_come_again_after_their_deaths(void **state) {
   (void)state;
   for (unsigned flags = 1; flags < FLAGS; flags++) {
-    map = wane_map_new(&number_ops, flags);
+    map = wane_map_new(&checked_ops, flags);
     for (uintptr_t round = 1; round <= 20; round++) {
       test_apart(add_again, &round);
       if (round % 2 == 0) {
@@ -504,20 +489,20 @@ static TEST_NOINLINE void store_and_check(struct test_random *random,
     break;
   case 1:
     got = wane_map_load_or_store(map, key, value, &loaded);
-    require(got != NULL && number_equal(got, key));
+    require(got != NULL && checked_equal(got, key));
     break;
   case 2:
     if (wane_map_swap(map, key, value, &got)) {
-      require(number_equal(got, key));
+      require(checked_equal(got, key));
     }
     break;
   default:
     if (wane_map_load_and_delete(map, key, &got)) {
-      require(number_equal(got, key));
+      require(checked_equal(got, key));
     }
   }
   if (wane_map_load(map, key, &got)) {
-    require(number_equal(got, key));
+    require(checked_equal(got, key));
     require(wane_base(got) == got);
   }
   (void)flags;
@@ -526,7 +511,7 @@ static TEST_NOINLINE void store_and_check(struct test_random *random,
 static bool check_numbers(const void *key, void *value, void *ctx) {
   uint8_t *seen = ctx;
   const struct number_key *number = key;
-  require(number_equal(key, value));
+  require(checked_equal(key, value));
   require(number->number >= 40 || seen[number->number] < 255);
   return true;
 }
@@ -551,7 +536,7 @@ static void keys_die_while_others_use_the_map(void **state) {
   (void)state;
   for (unsigned flags = 1; flags < FLAGS; flags++) {
     pthread_t threads[3];
-    map = wane_map_new(&number_ops, flags);
+    map = wane_map_new(&checked_ops, flags);
     for (size_t i = 0; i < 40; i++) {
       kept[2 * i] = new_number(100 + i);
       kept[2 * i + 1] = new_number(100 + i);
@@ -607,10 +592,10 @@ static void a_death_never_takes_a_newer_entry(void **state) {
   (void)state;
   for (uintptr_t flags = 1; flags < FLAGS; flags++) {
     pthread_t thread;
-    map = wane_map_new(&number_ops, (unsigned)flags);
+    map = wane_map_new(&checked_ops, (unsigned)flags);
     test_set(&over, 0);
     require(!pthread_create(&thread, NULL, holding_thread, (void *)flags));
-    for (size_t i = 0; i < scaled(300, 100); i++) {
+    for (size_t i = 0; i < test_scaled(300, 100); i++) {
       wane_collect();
       test_breathe();
     }
@@ -649,7 +634,7 @@ static void with_changed(void *object, size_t idx) {
 static void the_last_value_counts(void **state) {
   (void)state;
   for (unsigned flags = VALUES; flags <= BOTH; flags++) {
-    map = wane_map_new(&number_ops, flags);
+    map = wane_map_new(&checked_ops, flags);
     test_make_with(8 * 100, NULL, with_changed);
     assert_in_range(entries_left(), 400, 400 + 2 + 10);
     for (size_t i = 0; i < 800; i++) {
@@ -784,6 +769,7 @@ static void finalize_plain(void *object) {
 }
 
 static uint64_t seen_by_cleanups;
+static size_t numbers_begin;
 
 /* X3: no callback of an object sees an entry that was gone with it. */
 static void see_no_entry(void *tag) {
@@ -797,9 +783,10 @@ static void see_no_entry(void *tag) {
 }
 
 static void with_seeing_cleanup(void *object, size_t idx) {
-  struct number_key *key = new_number(idx);
+  size_t number = numbers_begin + idx;
+  struct number_key *key = new_number(number);
   void *weak = weak_side(shape_flags, key, object);
-  (void)wane_add_cleanup(weak, see_no_entry, note_tag(idx));
+  (void)wane_add_cleanup(weak, see_no_entry, note_tag(number));
   wane_map_store(map, key, object);
 }
 
@@ -807,8 +794,9 @@ static void no_cleanup_sees_its_entry(void **state) {
   (void)state;
   for (shape_flags = KEYS; shape_flags <= BOTH; shape_flags++) {
     notes_begin();
-    map = wane_map_new(&number_ops, shape_flags);
-    for (int i = 0; i < 3; i++) {
+    map = wane_map_new(&checked_ops, shape_flags);
+    for (size_t i = 0; i < 3; i++) { /* a key may live on: others each time */
+      numbers_begin = 3000 * i;
       test_make_with(3000, NULL, with_seeing_cleanup);
       test_settle();
     }
@@ -858,7 +846,7 @@ static void with_own_maps(void *object, size_t idx) {
 
 static void thousands_of_maps_lose_what_dies(void **state) {
   (void)state;
-  size_t count = scaled(5000, 1000);
+  size_t count = test_scaled(5000, 1000);
   test_make_with(count, NULL, with_own_maps);
   test_scrub();
   wane_collect();
@@ -889,7 +877,7 @@ static void churn(void *arg) {
    grows. */
 static void churn_does_not_grow_a_weak_map(void **state) {
   (void)state;
-  size_t count = scaled(20000, 2000);
+  size_t count = test_scaled(20000, 2000);
   for (unsigned flags = 1; flags < FLAGS; flags++) {
     uint64_t live = 0;
     size_t resident = 0;
@@ -918,9 +906,7 @@ static bool stay_inside(const void *key, void *value, void *ctx) {
     return true;
   }
   test_add(&rounds_of_threads);
-  while (test_get(&over) == 0) {
-    test_sleep_ms(1);
-  }
+  test_wait_for(&over);
   return false;
 }
 
@@ -933,7 +919,7 @@ static void *range_thread(void *arg) {
    then: that must not retain all that comes and dies after it. */
 static void a_long_visit_does_not_retain_what_comes_later(void **state) {
   (void)state;
-  size_t count = scaled(20000, 3000);
+  size_t count = test_scaled(20000, 3000);
   pthread_t threads[4];
   uint64_t live = 0;
   int percent = wane_set_gc_percent(-1); /* the map is full at the visit */
@@ -975,7 +961,7 @@ static void a_long_visit_does_not_retain_what_comes_later(void **state) {
 /* A large weak map whose entries died shrinks as it is used. */
 static void a_weak_map_shrinks_after_deaths(void **state) {
   (void)state;
-  size_t count = scaled(200000, 5000);
+  size_t count = test_scaled(200000, 5000);
   for (unsigned flags = 1; flags < FLAGS; flags++) {
     size_t few = 100;
     map = wane_map_new(NULL, flags);

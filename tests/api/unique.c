@@ -11,23 +11,7 @@ static struct test_child child;
 TEST_ROOT const void *kept[NOTES_MAX];
 static wane_weak weak[NOTES_MAX];
 
-static size_t scaled(size_t many, size_t few) {
-  const char *options = getenv("WANE_OPTIONS");
-  bool slow = TEST_ASAN || TEST_TSAN ||
-              (options != NULL && (strstr(options, "stress") != NULL ||
-                                   strstr(options, "verify") != NULL));
-  return slow ? few : many;
-}
-
 static void forget_all(void) { memset(kept, 0, sizeof kept); }
-
-static TEST_NOINLINE size_t weak_alive(size_t count) {
-  size_t alive = 0;
-  for (size_t i = 0; i < count; i++) {
-    alive += wane_weak_value(weak[i]) != NULL;
-  }
-  return alive;
-}
 
 static const void *make(const void *bytes, size_t size) {
   wane_unique u = wane_unique_make(bytes, size);
@@ -216,12 +200,12 @@ static void pointers_in_a_unique_keep_alive(void **state) {
   for (int i = 0; i < 2; i++) {
     test_scrub();
     wane_collect();
-    assert_int_equal(weak_alive(MANY), MANY);
+    assert_int_equal(test_weak_alive(weak, MANY), MANY);
   }
   forget_all();
   test_scrub();
   wane_collect();
-  assert_in_range(weak_alive(MANY), 0, 2 + MANY / 50);
+  assert_in_range(test_weak_alive(weak, MANY), 0, 2 + MANY / 50);
 }
 
 #define DEPTH 20
@@ -261,14 +245,15 @@ static void a_chain_is_gone_after_one_collection(void **state) {
   }
   test_settle();
   size_t half = MANY / 2 * DEPTH;
-  assert_in_range(weak_alive(MANY * DEPTH), half,
+  assert_in_range(test_weak_alive(weak, MANY * DEPTH), half,
                   half + DEPTH * (2 + MANY / 50));
   for (size_t i = 1; i < MANY; i += 2) {
     require_chain(i);
   }
   forget_all();
   test_settle();
-  assert_in_range(weak_alive(MANY * DEPTH), 0, DEPTH * (2 + MANY / 50));
+  assert_in_range(test_weak_alive(weak, MANY * DEPTH), 0,
+                  DEPTH * (2 + MANY / 50));
   test_make_with(MANY, NULL, with_chain); /* and made again */
   for (size_t i = 0; i < MANY; i++) {
     require_chain(i);
@@ -298,7 +283,7 @@ static void interned_strings_are_leaves(void **state) {
   assert_true(spelled > MANY / 2);
   test_scrub();
   wane_collect();
-  assert_in_range(weak_alive(MANY), 0, 2 + MANY / 50);
+  assert_in_range(test_weak_alive(weak, MANY), 0, 2 + MANY / 50);
   forget_all();
 }
 
@@ -351,7 +336,8 @@ static void what_is_dropped_leaves(void **state) {
     test_scrub();
     wane_collect(); /* without a drain */
     size_t held = count / 2;
-    assert_in_range(weak_alive(2 * count), held, held + 2 + count / 25);
+    assert_in_range(test_weak_alive(weak, 2 * count), held,
+                    held + 2 + count / 25);
     for (size_t i = 0; i < count; i += 4) {
       size_t value[4] = {i, 1};
       require_unique(kept[i], value, sizeof value);
@@ -387,7 +373,7 @@ static void serve(void *arg) {
 /* U1, #71772: no cycle is asked for, and still nothing grows. */
 static void a_hot_server_does_not_grow(void **state) {
   (void)state;
-  struct server server = {0, scaled(300000, 10000)};
+  struct server server = {0, test_scaled(300000, 10000)};
   size_t resident = 0;
   uint64_t committed = 0;
   for (int i = 0; i < 10; i++) {
@@ -424,7 +410,7 @@ static void serve_held(void *arg) {
 
 static void a_full_table_becomes_small_again(void **state) {
   (void)state;
-  struct server server = {0, scaled(300000, 10000)};
+  struct server server = {0, test_scaled(300000, 10000)};
   struct server few = {0, 200};
   uint64_t before = test_live_bytes();
   test_apart(serve_held, &server);
@@ -511,11 +497,6 @@ static void mistakes_are_fatal(void **state) {
 
 /* ---- No memory, fork ---- */
 
-struct fill {
-  struct fill *next;
-};
-TEST_ROOT struct fill *fills;
-
 static void exhaust(const char *arg) {
   (void)arg;
   for (size_t i = 0; i < 1000; i++) {
@@ -523,13 +504,7 @@ static void exhaust(const char *arg) {
     kept[i] = make(value, sizeof value);
   }
   kept[1000] = wane_intern("known");
-  for (size_t size = 1 << 20; size >= 16; size /= 2) {
-    struct fill *fill;
-    while ((fill = wane_alloc(size)) != NULL) {
-      fill->next = fills;
-      fills = fill;
-    }
-  }
+  test_use_up_memory();
   size_t none = 0;
   for (size_t i = 1000; i < 20000; i++) {
     size_t value[3] = {i, 1, 2};
@@ -549,7 +524,7 @@ static void exhaust(const char *arg) {
     require_unique(kept[i], value, sizeof value);
   }
   require(wane_intern("known") == kept[1000] && errno == 0);
-  fills = NULL;
+  test_drop_memory();
   test_scrub();
   wane_collect();
   for (size_t i = 0; i < 2000; i++) {
@@ -613,7 +588,7 @@ static void a_child_has_the_uniques(void **state) {
     require(
         !pthread_create(&threads[i], NULL, make_and_drop, (void *)(1000 * i)));
   }
-  for (size_t i = 0; i < scaled(20, 5); i++) {
+  for (size_t i = 0; i < test_scaled(20, 5); i++) {
     test_fork(use_in_child, NULL, &child);
     test_assert_exit_0(&child, "uniques in a child");
   }

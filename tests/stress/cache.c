@@ -185,28 +185,20 @@ static void *user(void *arg) {
   return NULL;
 }
 
+static void after_collection(struct test_random *random) {
+  (void)random;
+  require(wane_cache_count(cache) <= 2 * KEYS); /* dead ones, too */
+}
+
 static void *collector(void *arg) {
-  struct test_random random = {args.seed * 1000 + 999};
-  while (test_now() < round_end) {
-    wane_collect();
-    require(wane_cache_count(cache) <= 2 * KEYS); /* dead ones, too */
-    test_sleep_ms((unsigned)test_below(&random, 8));
-    test_breathe();
-  }
+  test_collect_until(round_end, args.seed * 1000 + 999, 8, after_collection);
   return arg;
 }
 
 static void run_users(uint64_t round) {
-  static pthread_t threads[THREADS + 1];
+  const struct test_crew crew[] = {{user, THREADS}, {collector, 1}};
   round_end = test_now() + ROUND_SECONDS;
-  for (size_t t = 0; t < THREADS + 1; t++) {
-    void *arg = (void *)(uintptr_t)(t + round * THREADS);
-    require(pthread_create(&threads[t], NULL, t < THREADS ? user : collector,
-                           arg) == 0);
-  }
-  for (size_t t = 0; t < THREADS + 1; t++) {
-    require(pthread_join(threads[t], NULL) == 0);
-  }
+  test_crew_run(crew, TEST_COUNT(crew), round * THREADS);
 }
 
 /* All but what is kept is released; its keys are out of the cache. */
@@ -255,16 +247,6 @@ static void get_many(void *arg) {
   for (size_t i = 0; i < count; i++) {
     require(get(cache, i) != NULL);
   }
-}
-
-static void *ask_for_all(void *arg) {
-  struct asker *asker = arg;
-  pthread_barrier_wait(&barrier);
-  for (size_t i = 0; i < ASKER_KEYS; i++) {
-    size_t key = (i + (size_t)(asker - askers)) % ASKER_KEYS;
-    asker->got[key] = get(cache, key);
-  }
-  return NULL;
 }
 
 static void use_in_child(void *arg) {
@@ -338,9 +320,7 @@ static void get_in_child(void *arg) {
     require(get(cache, i) == held[i]);
   }
   require(wane_cache_count(cache) == 3);
-  pthread_barrier_init(&barrier, NULL, 20);
-  askers_run(ask_for_all, 20);
-  askers_join(20);
+  askers_get_all(cache, 20);
   require(test_get(&things_created) == ASKER_KEYS);
 }
 

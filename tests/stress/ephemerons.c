@@ -31,17 +31,16 @@ static struct wane_ephemeron *ephemeron_new(const void *key, void *value) {
 
 /* ---- Many, in processes of their own ---- */
 
-/* Far more than the work takes, far less than the square of it would. */
-static void require_soon(double begin, const char *options) {
-  double limit = TEST_ASAN || TEST_TSAN ? 20 : 4;
-  bool verifies = strstr(options, "verify") != NULL;
-  require(test_now() - begin < (verifies ? 3 * limit : limit));
-}
-
-/* "" if there are none. */
-static const char *own_options(void) {
+/* Collects: in far more time than the work takes, far less than the square of
+   it would. */
+static void collect_soon(void) {
   const char *options = getenv("WANE_OPTIONS");
-  return options != NULL ? options : "";
+  double limit = TEST_ASAN || TEST_TSAN ? 20 : 4;
+  bool verifies = options != NULL && strstr(options, "verify") != NULL;
+  test_scrub();
+  double begin = test_now();
+  wane_collect();
+  require(test_now() - begin < (verifies ? 3 * limit : limit));
 }
 
 #define CHAIN 100000
@@ -107,17 +106,11 @@ static void chains(const char *arg) {
     struct chain chain = {i % 3, CHAIN, i};
     test_apart(make_chain, &chain);
     for (int n = 0; n < 2; n++) {
-      test_scrub();
-      double begin = test_now();
-      wane_collect();
-      require_soon(begin, own_options());
+      collect_soon();
       require(chain_whole(CHAIN) == CHAIN);
     }
     chain_first = NULL;
-    test_scrub();
-    double begin = test_now();
-    wane_collect();
-    require_soon(begin, own_options());
+    collect_soon();
     died += chain_whole(CHAIN) < CHAIN / 2;
     chain_pairs = NULL;
   }
@@ -172,16 +165,10 @@ static void fan(const char *arg) {
   size_t died = 0;
   for (int i = 0; i < 3; i++) {
     test_apart(make_fan, (void *)arg);
-    test_scrub();
-    double begin = test_now();
-    wane_collect();
-    require_soon(begin, own_options());
+    collect_soon();
     require(chain_whole(CHAIN) == CHAIN);
     fan_key = NULL;
-    test_scrub();
-    begin = test_now();
-    wane_collect();
-    require_soon(begin, own_options());
+    collect_soon();
     size_t whole = chain_whole(CHAIN);
     /* a stray word keeps almost all, or with one value the last eight */
     require(whole >= CHAIN - 1 || whole <= CHAIN / 1000);
@@ -192,21 +179,13 @@ static void fan(const char *arg) {
   free(chain_values);
 }
 
-static void run(const char *role, const char *arg, const char *options) {
-  static struct test_child child;
-  char what[200];
-  snprintf(what, sizeof what, "%s %s with %s", role, arg, options);
-  test_exec(role, arg, options, &child);
-  test_assert_exit_0(&child, what);
-}
-
 /* E1: in all orders, in time that grows with the number. */
 static void long_chains_take_little_time(void **state) {
   (void)state;
-  run("chains", "", "");
-  run("chains", "", "mark_threads=1");
-  run("chains", "", "mark_threads=4,mark_stack=8192");
-  run("chains", "", "verify=1");
+  test_run_role("chains", "", "");
+  test_run_role("chains", "", "mark_threads=1");
+  test_run_role("chains", "", "mark_threads=4,mark_stack=8192");
+  test_run_role("chains", "", "verify=1");
 }
 
 /* E1. */
@@ -214,9 +193,9 @@ static void wide_fans_take_little_time(void **state) {
   (void)state;
   static const char *const sorts[] = {"first", "last", "value"};
   for (size_t i = 0; i < TEST_COUNT(sorts); i++) {
-    run("fan", sorts[i], "");
-    run("fan", sorts[i], "mark_threads=1,mark_stack=8192");
-    run("fan", sorts[i], "mark_threads=4,mark_stack=8192,verify=1");
+    test_run_role("fan", sorts[i], "");
+    test_run_role("fan", sorts[i], "mark_threads=1,mark_stack=8192");
+    test_run_role("fan", sorts[i], "mark_threads=4,mark_stack=8192,verify=1");
   }
 }
 
@@ -300,10 +279,10 @@ static void wide(const char *arg) {
 /* E1: nothing is lost, and no value is held by the second look. */
 static void full_mark_stacks_change_nothing(void **state) {
   (void)state;
-  run("wide", "", "mark_stack=8192,mark_threads=1");
-  run("wide", "", "mark_stack=8192,mark_threads=4");
-  run("wide", "", "mark_stack=8192,mark_threads=1,verify=1");
-  run("wide", "", "mark_threads=4");
+  test_run_role("wide", "", "mark_stack=8192,mark_threads=1");
+  test_run_role("wide", "", "mark_stack=8192,mark_threads=4");
+  test_run_role("wide", "", "mark_stack=8192,mark_threads=1,verify=1");
+  test_run_role("wide", "", "mark_threads=4");
 }
 
 /* ---- Threads ---- */
@@ -473,28 +452,15 @@ static void *reader(void *arg) {
 }
 
 static void *collector(void *arg) {
-  struct test_random random = {args.seed * 1000 + 900};
-  while (test_now() < round_end) {
-    wane_collect();
-    test_sleep_ms((unsigned)test_below(&random, 4));
-    test_breathe();
-  }
+  test_collect_until(round_end, args.seed * 1000 + 900, 4, NULL);
   return arg;
 }
 
 static void run_threads(uint64_t round) {
-  pthread_t threads[MAKERS + READERS + 1];
+  static const struct test_crew crew[] = {
+      {maker, MAKERS}, {reader, READERS}, {collector, 1}};
   round_end = test_now() + ROUND_SECONDS;
-  for (uintptr_t t = 0; t < TEST_COUNT(threads); t++) {
-    void *(*fn)(void *) = t < MAKERS             ? maker
-                          : t < MAKERS + READERS ? reader
-                                                 : collector;
-    require(pthread_create(&threads[t], NULL, fn, (void *)(t + round * 10)) ==
-            0);
-  }
-  for (size_t t = 0; t < TEST_COUNT(threads); t++) {
-    pthread_join(threads[t], NULL);
-  }
+  test_crew_run(crew, TEST_COUNT(crew), round * 10);
 }
 
 static TEST_NOINLINE size_t records_whole(void) {

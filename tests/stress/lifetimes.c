@@ -248,31 +248,21 @@ static void *reader(void *arg) {
   return NULL;
 }
 
+static void after_collection(struct test_random *random) {
+  (void)wane_queue_run(queue, 1 + test_below(random, 1000));
+  (void)wane_cleanup_stop((wane_cleanup){test_random(random)});
+}
+
 static void *collector(void *arg) {
-  struct test_random random = {args.seed * 1000 + 900};
-  while (test_now() < round_end) {
-    wane_collect();
-    (void)wane_queue_run(queue, 1 + test_below(&random, 1000));
-    (void)wane_cleanup_stop((wane_cleanup){test_random(&random)});
-    test_sleep_ms((unsigned)test_below(&random, 4));
-    test_breathe();
-  }
+  test_collect_until(round_end, args.seed * 1000 + 900, 4, after_collection);
   return arg;
 }
 
 static void run_threads(void) {
-  pthread_t threads[MAKERS + READERS + 1];
+  static const struct test_crew crew[] = {
+      {maker, MAKERS}, {reader, READERS}, {collector, 1}};
   round_end = test_now() + ROUND_SECONDS;
-  for (uintptr_t t = 0; t < TEST_COUNT(threads); t++) {
-    void *(*fn)(void *) = t < MAKERS             ? maker
-                          : t < MAKERS + READERS ? reader
-                                                 : collector;
-    require(pthread_create(&threads[t], NULL, fn,
-                           (void *)(t + round_number * 10)) == 0);
-  }
-  for (size_t t = 0; t < TEST_COUNT(threads); t++) {
-    pthread_join(threads[t], NULL);
-  }
+  test_crew_run(crew, TEST_COUNT(crew), round_number * 10);
 }
 
 /* dead: its weak pointer was NULL before the callbacks were waited for. */

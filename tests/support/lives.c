@@ -1,6 +1,7 @@
 /* See lives.h. */
 #include "lives.h"
 
+#include <pthread.h>
 #include <signal.h>
 #include <sys/wait.h>
 
@@ -15,6 +16,12 @@ bool test_until(const uint64_t *counter, uint64_t least) {
     test_sleep_ms(1);
   }
   return true;
+}
+
+void test_wait_for(const uint64_t *flag) {
+  while (test_get(flag) == 0) {
+    test_sleep_ms(1);
+  }
 }
 
 static uint64_t notes[NOTES_MAX];
@@ -96,6 +103,56 @@ void test_make_with(size_t count, void *(*make)(size_t idx),
                     void (*with)(void *object, size_t idx)) {
   struct make_with args = {count, make, with};
   test_apart(make_with_body, &args);
+}
+
+size_t test_weak_alive(const wane_weak *weak, size_t count) {
+  size_t alive = 0;
+  for (size_t i = 0; i < count; i++) {
+    alive += wane_weak_value(weak[i]) != NULL;
+  }
+  return alive;
+}
+
+void test_crew_run(const struct test_crew *crew, size_t sorts,
+                   uintptr_t first) {
+  size_t count = 0;
+  for (size_t i = 0; i < sorts; i++) {
+    count += crew[i].count;
+  }
+  pthread_t *threads = calloc(count, sizeof *threads);
+  require(threads != NULL);
+  size_t t = 0;
+  for (size_t i = 0; i < sorts; i++) {
+    for (size_t n = 0; n < crew[i].count; n++, t++) {
+      require(pthread_create(&threads[t], NULL, crew[i].fn,
+                             (void *)(first + t)) == 0);
+    }
+  }
+  for (t = 0; t < count; t++) {
+    require(pthread_join(threads[t], NULL) == 0);
+  }
+  free(threads);
+}
+
+void test_collect_until(double end, uint64_t seed, unsigned pause_ms,
+                        void (*then)(struct test_random *random)) {
+  struct test_random random = {seed};
+  while (test_now() < end) {
+    wane_collect();
+    if (then != NULL) {
+      then(&random);
+    }
+    test_sleep_ms((unsigned)test_below(&random, pause_ms));
+    test_breathe();
+  }
+}
+
+void test_run_role(const char *role, const char *arg, const char *options) {
+  static struct test_child child;
+  char what[200];
+  snprintf(what, sizeof what, "%s %s with %s", role, arg, options);
+  test_exec(role, arg, options, &child);
+  test_assert_exit_0(&child, what);
 }
 
 void test_assert_only_line(const struct test_child *child,

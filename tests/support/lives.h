@@ -20,6 +20,8 @@ static inline void test_set(uint64_t *counter, uint64_t value) {
 }
 /* Waits, at most 10 seconds (more in slow builds), until it is so much. */
 bool test_until(const uint64_t *counter, uint64_t least);
+/* Waits, however long, until it is not 0. */
+void test_wait_for(const uint64_t *flag);
 
 /* ---- Notes: who was called, by number ---- */
 
@@ -49,11 +51,32 @@ void test_settle(void);
 void test_make_with(size_t count, void *(*make)(size_t idx),
                     void (*with)(void *object, size_t idx));
 
+/* How many of the first count are not NULL. */
+size_t test_weak_alive(const wane_weak *weak, size_t count);
+
 /* All but a few that stray words may keep. Main thread. */
 #define assert_most(actual, count)                                             \
   assert_in_range((actual), (count) - (count) / 50 - 2, (count))
 
-/* ---- Fatal mistakes ---- */
+/* ---- Threads of several sorts ---- */
+
+struct test_crew {
+  void *(*fn)(void *arg);
+  size_t count;
+};
+
+/* Starts the threads of each sort in turn, with first, first + 1, ... as their
+   arguments, and waits for all. */
+void test_crew_run(const struct test_crew *crew, size_t sorts, uintptr_t first);
+/* For one of them: collects, calls then (or NULL) and sleeps up to pause_ms,
+   again and again until end. */
+void test_collect_until(double end, uint64_t seed, unsigned pause_ms,
+                        void (*then)(struct test_random *random));
+
+/* ---- Fatal mistakes, other programs ---- */
+
+/* This program again as the role, which exits with 0. Main thread. */
+void test_run_role(const char *role, const char *arg, const char *options);
 
 /* fn(arg) prints the line "wane: FUNCTION: ...", no other, and aborts. Main
    thread. */

@@ -155,6 +155,14 @@ void test_breathe(void) {
   }
 }
 
+size_t test_scaled(size_t many, size_t few) {
+  const char *options = getenv("WANE_OPTIONS");
+  bool slow = TEST_ASAN || TEST_TSAN ||
+              (options != NULL && (strstr(options, "stress") != NULL ||
+                                   strstr(options, "verify") != NULL));
+  return slow ? few : many;
+}
+
 struct test_args test_args_read(int argc, char **argv, double seconds) {
   struct timespec now;
   clock_gettime(CLOCK_REALTIME, &now);
@@ -181,3 +189,20 @@ size_t test_resident_bytes(void) {
   fclose(statm);
   return pages * (size_t)sysconf(_SC_PAGESIZE);
 }
+
+struct fill {
+  struct fill *next;
+};
+TEST_ROOT struct fill *fills;
+
+void test_use_up_memory(void) {
+  for (size_t size = 1 << 20; size >= 16; size /= 2) {
+    struct fill *fill;
+    while ((fill = wane_alloc(size)) != NULL) {
+      fill->next = fills;
+      fills = fill;
+    }
+  }
+}
+
+void test_drop_memory(void) { fills = NULL; }

@@ -97,6 +97,9 @@ uint64_t test_live_bytes(void);
 struct wane_stats test_stats(void);
 /* Memory of the process that is in RAM. */
 size_t test_resident_bytes(void);
+/* Allocates until nothing can be; and drops it all again. */
+void test_use_up_memory(void);
+void test_drop_memory(void);
 
 /* All live, or all but a few that stray words may keep. Main thread. */
 #define assert_alive(hidden, count)                                            \
@@ -121,6 +124,8 @@ struct test_args {
 struct test_args test_args_read(int argc, char **argv, double seconds);
 /* At least so long, whatever signals come. */
 void test_sleep_ms(unsigned ms);
+/* How many to try: few where each allocation or step is dear. */
+size_t test_scaled(size_t many, size_t few);
 /* A pause for loops that do nothing but collect: ThreadSanitizer lets nobody
    else get on otherwise, since signals and locks wait for it. */
 void test_breathe(void);

@@ -57,3 +57,25 @@ void askers_join(size_t count) {
     assert_int_equal(pthread_join(askers[t].thread, NULL), 0);
   }
 }
+
+TEST_ROOT struct wane_cache *asked;
+static pthread_barrier_t barrier;
+
+static void *ask_for_all(void *arg) {
+  struct asker *asker = arg;
+  pthread_barrier_wait(&barrier);
+  for (size_t i = 0; i < ASKER_KEYS; i++) {
+    size_t key = (i + (size_t)(asker - askers)) % ASKER_KEYS;
+    asker->got[key] = get(asked, key);
+  }
+  return NULL;
+}
+
+void askers_get_all(struct wane_cache *c, size_t count) {
+  asked = c;
+  require(pthread_barrier_init(&barrier, NULL, (unsigned)count) == 0);
+  askers_run(ask_for_all, count);
+  askers_join(count);
+  pthread_barrier_destroy(&barrier);
+  asked = NULL;
+}

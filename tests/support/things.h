@@ -52,5 +52,8 @@ extern struct asker askers[ASKERS_MAX];
 /* Each calls fn with its struct. Main thread. */
 void askers_run(void *(*fn)(void *arg), size_t count);
 void askers_join(size_t count);
+/* All of them ask for the numbers below ASKER_KEYS, which they begin with at
+   the same moment, each with another one. */
+void askers_get_all(struct wane_cache *c, size_t count);
 
 #endif
