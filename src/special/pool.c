@@ -8,6 +8,7 @@
 #include "../base/meta.h"
 #include "../base/os.h"
 #include "../heap/block.h"
+#include "../heap/foreign.h"
 
 /* So many go to a supply at once. */
 #define POOL_SUPPLY 64u
@@ -170,7 +171,8 @@ void wane__pool_visit_args_stw(struct wane__pool *pool,
     if (chunk->is_managed != 0 && !pool_has_managed(args)) {
       chunk->is_managed = 0;
     }
-    if (chunk->is_managed != 0) {
+    /* words into adopted ranges are not noted one by one */
+    if (chunk->is_managed != 0 || wane__foreign_is_any()) {
       visit(ctx, (uintptr_t)args, (uintptr_t)chunk->records, false);
     }
   }
