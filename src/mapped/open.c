@@ -11,6 +11,7 @@
  * The file that is opened may be another than the one whose identity was asked
  * for a moment before: then the path's new file is opened first, and its
  * identity taken from the descriptor, which no replacement can change any more.
+ * The same after a failure of another thread, whose path may be another.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -128,7 +129,8 @@ WANE_PUBLIC void wane_mapped_close(struct wane_mapped *m) {
 /* What a creator needs. */
 struct shared_ask {
   const char *path;
-  int fd; /* or -1: by the path */
+  int fd;       /* or -1: by the path */
+  bool has_run; /* the creator, for this ask: else a failure was another's */
 };
 
 static struct wane_cache *shared_by_id;  /* set once. release, acquire */
@@ -136,9 +138,10 @@ static struct wane_map *shared_by_bytes; /* set before it */
 
 /* Maps the file, if it is still the one that was asked for. */
 static void *shared_create(const void *key, size_t key_size, void *ctx) {
-  const struct shared_ask *ask = ctx;
+  struct shared_ask *ask = ctx;
   struct wane__file_id id = *(const struct wane__file_id *)key;
   (void)key_size;
+  ask->has_run = true;
   int fd = ask->fd;
   if (fd < 0) {
     struct wane__file_id got;
@@ -194,14 +197,19 @@ static bool shared_prepare(void) {
   return true;
 }
 
-/* The file was replaced while it was opened: the new one, whatever comes. */
+/* The file was replaced while it was opened, or another thread that was mapping
+   it by another path has failed: opens it first, and asks until it has it or
+   fails itself. */
 static const void *shared_open_first(const char *path,
                                      struct wane__file_id *id) {
   struct shared_ask ask = {.path = path, .fd = wane__file_open(path, id)};
   if (ask.fd < 0) {
     return NULL;
   }
-  const void *bytes = wane__cache_get_with(shared_by_id, id, sizeof *id, &ask);
+  const void *bytes;
+  do {
+    bytes = wane__cache_get_with(shared_by_id, id, sizeof *id, &ask);
+  } while (bytes == NULL && !ask.has_run && errno != ENOMEM);
   open_done(ask.fd, bytes != NULL, errno);
   return bytes;
 }
@@ -214,7 +222,7 @@ WANE_PUBLIC struct wane_mapped *wane_mapped_open_shared(const char *path) {
     return NULL;
   }
   const void *bytes = wane__cache_get_with(shared_by_id, &id, sizeof id, &ask);
-  if (WANE_UNLIKELY(bytes == NULL) && errno == ESTALE) {
+  if (WANE_UNLIKELY(bytes == NULL) && (!ask.has_run || errno == ESTALE)) {
     bytes = shared_open_first(path, &id);
   }
   struct mapped *m = bytes != NULL ? shared_struct(bytes, id.size) : NULL;
