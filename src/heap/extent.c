@@ -78,9 +78,35 @@ static void extent_unlink_locked(struct extent_space *space,
   block->next = block->prev = NULL;
 }
 
-/* Blocks to skip at the front so that the rest is aligned. */
-static size_t extent_skip(const struct wane__block *block, size_t alignment) {
-  return -wane__block_idx(block) & (alignment - 1);
+/* A word of which only the low half was written, with a small number, and whose
+   high half is that of some old address, points to the first blocks at a
+   multiple of 4 GiB. Stacks are full of such words, so nothing is placed there
+   but what has half that length anyway. */
+#define HALF_WORD_LOG2 32
+#define HALF_WORD_BLOCKS 2u
+/* The first growth may end up on both sides of these. */
+#define GROWTHS 2
+
+/* Blocks from the last such multiple to block. */
+static size_t extent_from_half_word(const struct wane__block *block) {
+  return (wane__block_start(block) & (((uintptr_t)1 << HALF_WORD_LOG2) - 1)) >>
+         WANE__BLOCK_LOG2;
+}
+
+/* Blocks to skip at the front, so that blocks behind are aligned and hold none
+   of those. */
+static size_t extent_skip(const struct wane__block *block, size_t blocks,
+                          size_t alignment) {
+  const size_t period = (size_t)1 << (HALF_WORD_LOG2 - WANE__BLOCK_LOG2);
+  size_t skip = -wane__block_idx(block) & (alignment - 1);
+  size_t from = extent_from_half_word(block + skip);
+  if (blocks >= period / 2 ||
+      (from >= HALF_WORD_BLOCKS && from + blocks <= period)) {
+    return skip;
+  }
+  skip += from < HALF_WORD_BLOCKS ? HALF_WORD_BLOCKS - from
+                                  : period - from + HALF_WORD_BLOCKS;
+  return skip + (-(wane__block_idx(block) + skip) & (alignment - 1));
 }
 
 static size_t extent_count_dirty(const struct wane__block *block,
@@ -97,7 +123,7 @@ static struct wane__block *extent_find_locked(const struct extent_space *space,
   for (unsigned l = extent_list_of(blocks); l < EXTENT_LISTS; l++) {
     struct wane__block *best = NULL;
     for (struct wane__block *b = space->lists[l]; b != NULL; b = b->next) {
-      bool fits = b->blocks >= blocks + extent_skip(b, alignment);
+      bool fits = b->blocks >= blocks + extent_skip(b, blocks, alignment);
       /* in the lists of mixed lengths, the shortest that fits */
       if (fits && (best == NULL || b->blocks < best->blocks)) {
         best = b;
@@ -179,7 +205,7 @@ static struct wane__block *extent_cut_locked(struct extent_space *space,
                                              struct wane__block *block,
                                              size_t blocks, size_t alignment) {
   size_t have = block->blocks;
-  size_t skip = extent_skip(block, alignment);
+  size_t skip = extent_skip(block, blocks, alignment);
   extent_unlink_locked(space, block);
   if (skip > 0) {
     extent_link_locked(space, block, skip);
@@ -257,9 +283,10 @@ struct wane__block *wane__extent_take(size_t blocks, size_t alignment,
   size_t enough = blocks + alignment - 1;
   wane__lock_acquire(&extent_lock);
   struct wane__block *block = extent_find_locked(space, blocks, alignment);
-  if (block == NULL && grow &&
-      (extent_grow_locked(enough) ||
-       extent_convert_locked(&extent_outside, space, enough))) {
+  for (int i = 0; block == NULL && grow && i < GROWTHS &&
+                  (extent_grow_locked(enough) ||
+                   extent_convert_locked(&extent_outside, space, enough));
+       i++) {
     block = extent_find_locked(space, blocks, alignment);
   }
   if (block != NULL) {
@@ -276,8 +303,10 @@ struct wane__block *wane__extent_take_outside(size_t blocks) {
   struct extent_space *space = &extent_outside;
   wane__lock_acquire(&extent_lock);
   struct wane__block *block = extent_find_locked(space, blocks, 1);
-  if (block == NULL && (extent_grow_outside_locked(blocks) ||
-                        extent_convert_locked(&extent_heap, space, blocks))) {
+  for (int i = 0; block == NULL && i < GROWTHS &&
+                  (extent_grow_outside_locked(blocks) ||
+                   extent_convert_locked(&extent_heap, space, blocks));
+       i++) {
     block = extent_find_locked(space, blocks, 1);
   }
   if (block != NULL) {

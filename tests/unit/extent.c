@@ -237,6 +237,31 @@ static void spaces_trade_when_the_arena_is_full(void **state) {
   }
 }
 
+/* Nothing short lies at a multiple of 4 GiB, where words of which only the low
+   half was written point to; what is long may. */
+static void nothing_short_at_multiples_of_4_gib(void **state) {
+  (void)state;
+  const size_t period = ((size_t)1 << 32) / WANE__BLOCK_BYTES;
+  if (wane__arena.reserved < (size_t)16 << 30) {
+    skip();
+  }
+  for (size_t blocks = 1; blocks < period; blocks = blocks * 5 + 3) {
+    for (size_t sum = 0; sum < 5 * period / 2;) { /* 10 GiB of addresses */
+      struct wane__block *block = wane__extent_take_outside(blocks);
+      assert_non_null(block);
+      uintptr_t start = wane__block_start(block);
+      uintptr_t next = (start + 0xffffffff) >> 32 << 32;
+      assert_true(start - (start >> 32 << 32) >= 2 * WANE__BLOCK_BYTES ||
+                  blocks >= period / 2);
+      assert_true(next >= start + blocks * WANE__BLOCK_BYTES ||
+                  blocks >= period / 2);
+      sum += blocks;
+    }
+    blocks = blocks < 100 ? 20000 : blocks; /* small ones take long */
+  }
+  assert_non_null(wane__extent_take_outside(2 * period));
+}
+
 int main(int argc, char **argv) {
   random_state.state = test_args_read(argc, argv, 0).seed;
   const struct CMUnitTest tests[] = {
@@ -244,6 +269,7 @@ int main(int argc, char **argv) {
       cmocka_unit_test(freed_neighbours_merge),
       cmocka_unit_test(released_memory_is_clean),
       cmocka_unit_test(spaces_trade_when_the_arena_is_full),
+      cmocka_unit_test(nothing_short_at_multiples_of_4_gib),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }
