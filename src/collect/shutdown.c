@@ -21,18 +21,11 @@
 #include "cycle.h"
 #include "sweep.h"
 
-/* What is run in which step: what waited, then finalizers, then cleanups. */
-enum shutdown_step {
-  SHUTDOWN_WAITING,
-  SHUTDOWN_FINALIZERS,
-  SHUTDOWN_CLEANUPS,
-  SHUTDOWN_STEPS
-};
-
-/* Notes, or runs, a step of all queues. */
-static void shutdown_each(enum shutdown_step step,
+/* Notes, or runs, a step of all queues. What waited counts as that of weak
+   pointers, which has no callbacks. */
+static void shutdown_each(enum wane__death_step step,
                           void (*visit)(struct wane_queue *q,
-                                        enum shutdown_step step)) {
+                                        enum wane__death_step step)) {
   struct wane_queue *q;
   for (uint32_t i = 1; (q = wane__queue_next(&i)) != NULL; i++) {
     visit(q, step);
@@ -41,11 +34,11 @@ static void shutdown_each(enum shutdown_step step,
   visit(&wane__worker_queue, step);
 }
 
-static void shutdown_note(struct wane_queue *q, enum shutdown_step step) {
+static void shutdown_note(struct wane_queue *q, enum wane__death_step step) {
   q->ends[step] = wane__load_relaxed(&q->pushed);
 }
 
-static void shutdown_run(struct wane_queue *q, enum shutdown_step step) {
+static void shutdown_run(struct wane_queue *q, enum wane__death_step step) {
   wane__runner_run_until(q, q->ends[step]);
 }
 
@@ -54,12 +47,10 @@ static void shutdown_run(struct wane_queue *q, enum shutdown_step step) {
 static void shutdown_queue_all(void) {
   wane__lock_acquire(&wane__cycle_lock);
   wane__sweep_finish_records();
-  shutdown_each(SHUTDOWN_WAITING, shutdown_note);
-  wane__death_of_all(WANE__SORT_WEAK);
-  wane__death_of_all(WANE__SORT_FINALIZER);
-  shutdown_each(SHUTDOWN_FINALIZERS, shutdown_note);
-  wane__death_of_all(WANE__SORT_CLEANUP);
-  shutdown_each(SHUTDOWN_CLEANUPS, shutdown_note);
+  for (int step = 0; step < WANE__DEATH_STEPS; step++) {
+    wane__death_of_all((enum wane__death_step)step);
+    shutdown_each((enum wane__death_step)step, shutdown_note);
+  }
   wane__lock_release(&wane__cycle_lock);
 }
 
@@ -78,8 +69,8 @@ WANE_PUBLIC void wane_shutdown(unsigned flags) {
         wane__cycle_run(WANE__CYCLE_SHUTDOWN, true, 0);
       }
       shutdown_queue_all();
-      for (int step = 0; step < SHUTDOWN_STEPS; step++) {
-        shutdown_each((enum shutdown_step)step, shutdown_run);
+      for (int step = 0; step < WANE__DEATH_STEPS; step++) {
+        shutdown_each((enum wane__death_step)step, shutdown_run);
       }
       wane__runners_run_rest(); /* of queues that a callback freed */
     }

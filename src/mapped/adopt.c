@@ -18,6 +18,7 @@
 #include "../heap/foreign.h"
 #include "../heap/hooks.h"
 #include "../heap/outside.h"
+#include "../special/cleanup.h"
 #include "mapping.h"
 
 /* The argument of the cleanup. Only arg counts as a pointer: the range must not
@@ -105,7 +106,8 @@ WANE_PUBLIC int wane_adopt(void *addr, size_t size,
     wane__mapping_make_way();
     error = adopt_publish(self, range);
   }
-  if (error == 0 && wane_add_cleanup(addr, adopted_died, range).id == 0) {
+  if (error == 0 &&
+      wane__cleanup_add(WANE__CALL_ADOPT, addr, adopted_died, range).id == 0) {
     adopted_end(range);
     error = ENOMEM;
   }

@@ -11,6 +11,7 @@
 #include "../heap/context.h"
 #include "../heap/hooks.h"
 #include "../heap/outside.h"
+#include "../special/cleanup.h"
 
 /* More that are dying than this, and a half of what lives, are too many. */
 #define DYING_MAX 4096u
@@ -99,7 +100,8 @@ bool wane__mapping_make(int fd, uint64_t size, struct wane__mapping *out) {
     return false;
   }
   *out = (struct wane__mapping){.bytes = bytes, .name = name};
-  out->cleanup = wane_add_cleanup(bytes, mapping_end, (void *)(uintptr_t)name);
+  out->cleanup = wane__cleanup_add(WANE__CALL_MAP, bytes, mapping_end,
+                                   (void *)(uintptr_t)name);
   if (out->cleanup.id == 0) {
     mapping_end((void *)(uintptr_t)name);
     errno = ENOMEM;

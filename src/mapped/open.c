@@ -133,8 +133,12 @@ struct shared_ask {
   bool has_run; /* the creator, for this ask: else a failure was another's */
 };
 
-static struct wane_cache *shared_by_id;  /* set once. release, acquire */
-static struct wane_map *shared_by_bytes; /* set before it */
+struct shared {
+  struct wane_cache *by_id;  /* the bytes */
+  struct wane_map *by_bytes; /* the structs */
+};
+
+static struct shared *shared_tables; /* set once. release, acquire */
 
 /* Maps the file, if it is still the one that was asked for. */
 static void *shared_create(const void *key, size_t key_size, void *ctx) {
@@ -164,9 +168,10 @@ static void *shared_create(const void *key, size_t key_size, void *ctx) {
 }
 
 /* The struct that goes with the bytes. NULL with ENOMEM. */
-static struct mapped *shared_struct(const void *bytes, uint64_t size) {
+static struct mapped *shared_struct(struct shared *tables, const void *bytes,
+                                    uint64_t size) {
   void *found;
-  if (wane_map_load(shared_by_bytes, bytes, &found)) {
+  if (wane_map_load(tables->by_bytes, bytes, &found)) {
     return found;
   }
   struct mapped *m = wane_alloc_typed(&mapped_type, 1);
@@ -175,32 +180,30 @@ static struct mapped *shared_struct(const void *bytes, uint64_t size) {
   }
   m->face = (struct wane_mapped){bytes, (size_t)size};
   m->is_shared = true;
-  return wane_map_load_or_store(shared_by_bytes, bytes, m, NULL);
+  return wane_map_load_or_store(tables->by_bytes, bytes, m, NULL);
 }
 
-/* False with ENOMEM. Threads that come at once make several, of which one
-   stays. */
-static bool shared_prepare(void) {
-  if (WANE_LIKELY(wane__load_acquire(&shared_by_id) != NULL)) {
-    return true;
+/* The tables, made at the first call. NULL with ENOMEM. */
+static struct shared *shared_get(void) {
+  struct shared *tables = wane__load_acquire(&shared_tables);
+  if (WANE_LIKELY(tables != NULL)) {
+    return tables;
   }
   const struct wane_cache_config config = {.create = shared_create};
-  struct wane_map *map = wane_map_new(NULL, WANE_WEAK_KEYS | WANE_WEAK_VALUES);
-  struct wane_cache *cache = map != NULL ? wane_cache_new(&config) : NULL;
-  if (cache == NULL) {
-    return false;
+  tables = wane_new(struct shared);
+  if (tables == NULL || (tables->by_id = wane_cache_new(&config)) == NULL ||
+      (tables->by_bytes =
+           wane_map_new(NULL, WANE_WEAK_KEYS | WANE_WEAK_VALUES)) == NULL) {
+    return NULL;
   }
-  struct wane_map *no_map = NULL;
-  wane__cas(&shared_by_bytes, &no_map, map);
-  struct wane_cache *no_cache = NULL;
-  wane__cas(&shared_by_id, &no_cache, cache);
-  return true;
+  struct shared *none = NULL;
+  return wane__cas(&shared_tables, &none, tables) ? tables : none;
 }
 
 /* The file was replaced while it was opened, or another thread that was mapping
    it by another path has failed: opens it first, and asks until it has it or
    fails itself. */
-static const void *shared_open_first(const char *path,
+static const void *shared_open_first(struct shared *tables, const char *path,
                                      struct wane__file_id *id) {
   struct shared_ask ask = {.path = path, .fd = wane__file_open(path, id)};
   if (ask.fd < 0) {
@@ -208,7 +211,7 @@ static const void *shared_open_first(const char *path,
   }
   const void *bytes;
   do {
-    bytes = wane__cache_get_with(shared_by_id, id, sizeof *id, &ask);
+    bytes = wane__cache_get_with(tables->by_id, id, sizeof *id, &ask);
   } while (bytes == NULL && !ask.has_run && errno != ENOMEM);
   open_done(ask.fd, bytes != NULL, errno);
   return bytes;
@@ -218,14 +221,16 @@ WANE_PUBLIC struct wane_mapped *wane_mapped_open_shared(const char *path) {
   int saved = errno;
   struct wane__file_id id;
   struct shared_ask ask = {.path = path, .fd = -1};
-  if (!wane__file_look(path, &id) || !shared_prepare()) {
+  struct shared *tables = wane__file_look(path, &id) ? shared_get() : NULL;
+  if (tables == NULL) {
     return NULL;
   }
-  const void *bytes = wane__cache_get_with(shared_by_id, &id, sizeof id, &ask);
+  const void *bytes = wane__cache_get_with(tables->by_id, &id, sizeof id, &ask);
   if (WANE_UNLIKELY(bytes == NULL) && (!ask.has_run || errno == ESTALE)) {
-    bytes = shared_open_first(path, &id);
+    bytes = shared_open_first(tables, path, &id);
   }
-  struct mapped *m = bytes != NULL ? shared_struct(bytes, id.size) : NULL;
+  struct mapped *m =
+      bytes != NULL ? shared_struct(tables, bytes, id.size) : NULL;
   wane_keep_alive(bytes);
   errno = m != NULL ? saved : errno;
   return m != NULL ? &m->face : NULL;

@@ -38,6 +38,8 @@ static const char *cleanup_call_name(enum wane__record_call call) {
       [WANE__CALL_ADD_CLEANUP_COPY] = "wane_add_cleanup_copy",
       [WANE__CALL_ADD_CLEANUP_ON] = "wane_add_cleanup_on",
       [WANE__CALL_ADD_SAFETY_NET] = "wane_add_safety_net",
+      [WANE__CALL_ADOPT] = "wane_adopt",
+      [WANE__CALL_MAP] = "wane_map_bytes",
       [WANE__CALL_SET_FINALIZER] = "wane_set_finalizer",
       [WANE__CALL_SET_FINALIZER_ON] = "wane_set_finalizer_on",
   };
@@ -207,6 +209,18 @@ WANE_PUBLIC wane_cleanup wane_add_cleanup(const void *ptr,
       .arg = arg,
       .site = wane__site_capture(__builtin_return_address(0))};
   struct wane__context *self = cleanup_enter(r.call, ptr, fn != NULL);
+  return self != NULL ? cleanup_add(&r, self, NULL, 0) : cleanup_no_memory();
+}
+
+wane_cleanup wane__cleanup_add(enum wane__record_call call, const void *ptr,
+                               void (*fn)(void *arg), void *arg) {
+  struct cleanup_request r = {
+      .call = call,
+      .ptr = ptr,
+      .fn = fn,
+      .arg = arg,
+      .site = wane__site_capture(__builtin_return_address(0))};
+  struct wane__context *self = wane__attach();
   return self != NULL ? cleanup_add(&r, self, NULL, 0) : cleanup_no_memory();
 }
 

@@ -33,6 +33,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "../../include/wane/lifetime.h"
 #include "group.h"
 #include "pool.h"
 
@@ -49,6 +50,8 @@ enum wane__record_call {
   WANE__CALL_ADD_CLEANUP_COPY,
   WANE__CALL_ADD_CLEANUP_ON,
   WANE__CALL_ADD_SAFETY_NET,
+  WANE__CALL_ADOPT, /* its own cleanup of an adopted range, or a mapped file */
+  WANE__CALL_MAP,
   WANE__CALL_SET_FINALIZER,
   WANE__CALL_SET_FINALIZER_ON,
 };
@@ -69,6 +72,11 @@ static inline struct wane__record *wane__record_at(enum wane__sort sort,
                                                    uint32_t index) {
   return wane__pool_at(&wane__pools[sort], index);
 }
+
+/* wane_add_cleanup on behalf of another call of the library's; ptr is managed.
+ */
+wane_cleanup wane__cleanup_add(enum wane__record_call call, const void *ptr,
+                               void (*fn)(void *arg), void *arg);
 
 /* The name of the public call that registered it. */
 const char *wane__record_call_name(const struct wane__record *record);

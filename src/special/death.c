@@ -16,6 +16,7 @@ struct death_round {
   struct wane__stripe *stripe;
   uint64_t revived_bytes;             /* count as allocated */
   bool all_dead;                      /* whatever the mark bytes say */
+  enum wane__death_step step;         /* if all are */
   struct wane__pool_chain slots;      /* weak, to be given back */
   struct wane__queue_chain workers;   /* for the library's queues */
   struct wane__queue_chain finalizer; /* the same */
@@ -90,9 +91,19 @@ static void death_finalizers(struct death_round *round) {
   }
 }
 
+/* In which step of a shutdown a cleanup has its turn. */
+static enum wane__death_step death_step_of(const struct wane__record *record) {
+  return record->call == WANE__CALL_ADOPT ? WANE__DEATH_RELEASES
+         : record->call == WANE__CALL_MAP ? WANE__DEATH_FILES
+                                          : WANE__DEATH_CLEANUPS;
+}
+
 static void death_cleanup(struct death_round *round, uint32_t index,
                           uint32_t at) {
-  if (death_is_dead(round, wane__record_at(WANE__SORT_CLEANUP, index)->base)) {
+  const struct wane__record *record =
+      wane__record_at(WANE__SORT_CLEANUP, index);
+  if (round->all_dead ? death_step_of(record) == round->step
+                      : death_is_dead(round, record->base)) {
     wane__group_clear_locked(round->group->specials, at);
     death_queue(round, WANE__SORT_CLEANUP, index);
   }
@@ -159,17 +170,21 @@ void wane__death_sweep_records(struct wane__block *group) {
   wane__fence_release(); /* pairs with the fence in weak_read */
 }
 
-/* One sort of records of a group, all of them. */
-static void death_of_group(struct wane__block *group, enum wane__sort sort) {
-  struct death_round round = {
-      .group = group, .stripe = wane__stripe_of(group), .all_dead = true};
+/* One step for the records of a group. */
+static void death_of_group(struct wane__block *group,
+                           enum wane__death_step step) {
+  struct death_round round = {.group = group,
+                              .stripe = wane__stripe_of(group),
+                              .all_dead = true,
+                              .step = step};
   wane__spin_acquire(&round.stripe->lock);
   if (group->specials != NULL) {
-    if (sort == WANE__SORT_FINALIZER) {
+    if (step == WANE__DEATH_FINALIZERS) {
       death_finalizers(&round);
+    } else if (step == WANE__DEATH_WEAK) {
+      death_pass(&round, WANE__SORT_WEAK, death_weak);
     } else {
-      death_pass(&round, sort,
-                 sort == WANE__SORT_WEAK ? death_weak : death_cleanup);
+      death_pass(&round, WANE__SORT_CLEANUP, death_cleanup);
     }
     death_publish(&round);
   }
@@ -177,13 +192,13 @@ static void death_of_group(struct wane__block *group, enum wane__sort sort) {
   wane__pool_give(&wane__pools[WANE__SORT_WEAK], &round.slots);
 }
 
-void wane__death_of_all(enum wane__sort sort) {
+void wane__death_of_all(enum wane__death_step step) {
   struct wane__context *self = wane__self;
   size_t blocks = wane__arena.committed >> WANE__BLOCK_LOG2;
   for (size_t i = 0; i < blocks; i++) {
     if (wane__load_relaxed(&wane__blocks[i].specials) != NULL) {
       wane__guard_enter(self);
-      death_of_group(&wane__blocks[i], sort);
+      death_of_group(&wane__blocks[i], step);
       wane__guard_leave(self);
     }
   }

@@ -30,9 +30,19 @@
 
 void wane__death_sweep_records(struct wane__block *group);
 
-/* Treats the records of one sort as if every object of the heap had died: for
-   shutdown. Cycle lock held, everything swept; not guarded. */
-void wane__death_of_all(enum wane__sort sort);
+/* What a shutdown treats, one after another, as if every object had died: what
+   comes first may use what a later one takes away. */
+enum wane__death_step {
+  WANE__DEATH_WEAK,
+  WANE__DEATH_FINALIZERS,
+  WANE__DEATH_CLEANUPS, /* the program's */
+  WANE__DEATH_RELEASES, /* of adopted ranges */
+  WANE__DEATH_FILES,    /* are unmapped */
+  WANE__DEATH_STEPS
+};
+
+/* Cycle lock held, everything swept; not guarded. */
+void wane__death_of_all(enum wane__death_step step);
 
 /* The caller owns the group, which is unswept. */
 static inline void wane__death_sweep(struct wane__block *group) {

@@ -47,7 +47,7 @@ struct wane_queue {
   uint32_t drained; /* bumped when it is reached; a futex. seq_cst */
   uint32_t wake;    /* bumped for idle runners; a futex. seq_cst */
   uint32_t idle;    /* runners that sleep. lock: lock */
-  uint64_t ends[3]; /* numbers at steps of a shutdown. of its thread */
+  uint64_t ends[5]; /* numbers at steps of a shutdown. of its thread */
   uint32_t uses;    /* records that name it, and its owner. lock: queues */
   uint32_t runs;    /* wane_queue_run under way. lock: lock */
   int fd;           /* -1: the library's own, or freed. lock: lock */
