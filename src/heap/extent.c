@@ -441,7 +441,7 @@ static size_t rebuild_outside(size_t i) {
     for (size_t k = 0; k < block->blocks; k++) {
       wane__block_map[i + k].head = 0;
     }
-    wane__outside_drop(block);
+    block->ticket++; /* whoever was to end it will not, or too late */
     if (!wane__os_unmap_to_reserve((void *)wane__block_start(block),
                                    (size_t)block->blocks << WANE__BLOCK_LOG2)) {
       block->state = WANE__BLOCK_LOST;

@@ -3,13 +3,16 @@
 
 #include "../base/atomic.h"
 #include "../base/check.h"
+#include "../base/os.h"
 #include "class_list.h"
 #include "extent.h"
+#include "foreign.h"
 
 /* Of `ends`. */
 #define OUTSIDE_SWEPT 1u
 #define OUTSIDE_ENDED 2u
 #define OUTSIDE_LOST 4u
+#define OUTSIDE_ORPHAN 8u
 #define OUTSIDE_RETRY 512u
 
 struct wane__outside_meter wane__outside_meter = {.trigger = 1024,
@@ -90,22 +93,30 @@ void wane__outside_end(struct wane__block *block, bool is_lost) {
   }
 }
 
+/* Nobody else ends it. */
+static void outside_end_orphan(struct wane__block *block) {
+  bool is_lost = false;
+  if (block->outside == WANE__OUTSIDE_STANDIN) {
+    wane__foreign_remove(block->stands_for);
+  } else {
+    is_lost =
+        !wane__os_unmap_to_reserve((void *)wane__block_start(block),
+                                   (size_t)block->blocks << WANE__BLOCK_LOG2);
+  }
+  wane__outside_end(block, is_lost);
+}
+
 void wane__outside_swept(struct wane__block *block) {
   wane__block_unassign(block);
+  if ((wane__load(&block->ends) & OUTSIDE_ORPHAN) != 0) {
+    outside_end_orphan(block);
+  }
   wane__add_relaxed(&wane__outside_meter.dying, 1);
   uint8_t before = wane__or(&block->ends, OUTSIDE_SWEPT);
   if ((before & OUTSIDE_ENDED) != 0) {
     wane__sub(&wane__outside_meter.dying, 1);
     outside_free(block, before);
   }
-}
-
-void wane__outside_drop(struct wane__block *block) {
-  if (wane__load(&block->ends) == OUTSIDE_SWEPT) {
-    wane__sub(&wane__outside_meter.dying, 1);
-    outside_count_end(block);
-  }
-  block->ticket++;
 }
 
 bool wane__outside_is_due(void) {
@@ -120,6 +131,28 @@ bool wane__outside_bytes_are_due(void) {
   const struct wane__outside_meter *meter = &wane__outside_meter;
   return wane__load_relaxed(&meter->since_flip_adopted_bytes) >=
          wane__load_relaxed(&meter->trigger_adopted_bytes);
+}
+
+void wane__outside_settle(bool (*has_cleanup)(const struct wane__block *)) {
+  struct wane__outside_meter *meter = &wane__outside_meter;
+  meter->live = meter->file_bytes = meter->adopted_bytes = meter->dying = 0;
+  size_t count = wane__arena.committed >> WANE__BLOCK_LOG2;
+  for (size_t i = 1; i < count; i++) {
+    struct wane__block *block = &wane__blocks[i];
+    if (block->state != WANE__BLOCK_LARGE ||
+        block->outside == WANE__OUTSIDE_NOT ||
+        (block->ends & OUTSIDE_ENDED) != 0) {
+      continue;
+    }
+    meter->live++;
+    *(block->outside == WANE__OUTSIDE_FILE ? &meter->file_bytes
+                                           : &meter->adopted_bytes) +=
+        block->large_bytes;
+    if (!has_cleanup(block)) {
+      block->ends |= OUTSIDE_ORPHAN;
+      block->ticket++; /* with fork=run its cleanup may still come */
+    }
+  }
 }
 
 /* As many again. */

@@ -69,8 +69,10 @@ void wane__outside_end(struct wane__block *block, bool is_lost);
 /* It is dead and swept. The caller owns it. */
 void wane__outside_swept(struct wane__block *block);
 
-/* In the child of fork: whoever was to end it will not, or too late. */
-void wane__outside_drop(struct wane__block *block);
+/* In the child of fork: counts anew. An object that is in the hands of a thread
+   of the parent, so that no cleanup of it is registered, is ended when it is
+   swept. */
+void wane__outside_settle(bool (*has_cleanup)(const struct wane__block *));
 
 /* What came since the flip makes a cycle due: for the number of mappings or for
    addresses, which are limits of the system; for bytes adopted. */

@@ -1,6 +1,8 @@
 /* Records around fork; see fork.h. */
 #include "fork.h"
 
+#include "../heap/outside.h"
+#include "cleanup.h"
 #include "group.h"
 #include "net.h"
 #include "queue.h"
@@ -40,7 +42,26 @@ void wane__specials_fork_child(void) {
   }
 }
 
+/* Of an object outside the heap: the library's own is registered. */
+static bool fork_has_cleanup(const struct wane__block *group) {
+  uint32_t ref;
+  for (uint32_t at = 0;
+       group->specials != NULL &&
+       (ref = wane__group_next_locked(group->specials, &at)) != 0;
+       at++) {
+    if (wane__ref_sort(ref) == WANE__SORT_CLEANUP) {
+      uint8_t call =
+          wane__record_at(WANE__SORT_CLEANUP, wane__ref_index(ref))->call;
+      if (call == WANE__CALL_MAP || call == WANE__CALL_ADOPT) {
+        return true;
+      }
+    }
+  }
+  return false;
+}
+
 void wane__specials_fork_settle(void) {
   wane__group_recount();
   wane__runners_fork_settle();
+  wane__outside_settle(fork_has_cleanup);
 }
