@@ -18,7 +18,9 @@
  * Mapped and adopted bytes are not heap (wane_stats counts them in
  * foreign_bytes), but they make cycles come: mappings, by how many the system
  * allows (vm.max_map_count) and by address space; adopted bytes as if they were
- * heap. So a program that opens files in a loop runs out of neither.
+ * heap. So a program that opens files in a loop runs out of neither. Of the
+ * mappings that the system allows, files that are held can take half; beyond
+ * that, opening may fail.
  *
  * Errors. NULL with the errno of stat, open or mmap: ENOENT, EACCES, EMFILE,
  * ENFILE, ELOOP, ...; EFAULT: path is NULL; EISDIR: a directory; ENODEV:

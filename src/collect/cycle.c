@@ -159,7 +159,7 @@ static void cycle_stopped(void *arg) {
   trace->live_bytes = totals.bytes - totals.outside.bytes;
   wane__store_relaxed(&wane__heap_meter.live_bytes,
                       trace->live_bytes - totals.waiting_bytes);
-  wane__pace_note_outside_stw(totals.outside.count,
+  wane__pace_note_outside_stw(totals.outside.files,
                               totals.outside.adopted_bytes);
   wane__pace_set_trigger();
   wane__resume_world();

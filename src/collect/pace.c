@@ -29,12 +29,12 @@ static int pace_percent = PACE_PERCENT_DEFAULT; /* relaxed */
 static bool pace_percent_set;                   /* relaxed */
 static uint64_t pace_limit = UINT64_MAX;        /* relaxed */
 static uint32_t pace_limit_known;               /* the cgroup has been asked */
-static bool pace_from_cgroup;      /* the limit is not the user's */
-static bool pace_by_limit;         /* relaxed */
-static unsigned pace_threads = 1;  /* relaxed */
-static bool pace_tight;            /* relaxed */
-static uint64_t pace_maps_max;     /* 0: not asked yet. relaxed */
-static uint64_t pace_outside_live; /* relaxed, as is the next */
+static bool pace_from_cgroup;     /* the limit is not the user's */
+static bool pace_by_limit;        /* relaxed */
+static unsigned pace_threads = 1; /* relaxed */
+static bool pace_tight;           /* relaxed */
+static uint64_t pace_maps_max;    /* 0: not asked yet. relaxed */
+static uint64_t pace_files;       /* live. relaxed, as is the next */
 static uint64_t pace_adopted_bytes;
 
 struct wane__pace_output wane__pace(const struct wane__pace_input *in) {
@@ -139,15 +139,15 @@ void wane__pace_prepare(void) {
   }
 }
 
-void wane__pace_note_outside_stw(uint64_t live, uint64_t adopted_bytes) {
-  wane__store_relaxed(&pace_outside_live, live);
+void wane__pace_note_outside_stw(uint64_t files, uint64_t adopted_bytes) {
+  wane__store_relaxed(&pace_files, files);
   wane__store_relaxed(&pace_adopted_bytes, adopted_bytes);
 }
 
 static void pace_set_outside(uint64_t blocks_left) {
   uint64_t maps_max = wane__load_relaxed(&pace_maps_max);
   struct wane__pace_outside_input in = {
-      .live = wane__load_relaxed(&pace_outside_live),
+      .live = wane__load_relaxed(&pace_files),
       .adopted_bytes = wane__load_relaxed(&pace_adopted_bytes),
       .heap_bytes = wane__load_relaxed(&wane__heap_meter.live_bytes),
       .blocks_left = blocks_left,

@@ -45,9 +45,9 @@ struct wane__pace_output {
 
 struct wane__pace_output wane__pace(const struct wane__pace_input *in);
 
-/* The same for what is not memory of the heap: how many mappings and adopted
-   ranges may come, how many blocks of addresses they may take, how many bytes
-   may be adopted, until a cycle is due.
+/* The same for what is not memory of the heap: how many files may be mapped,
+   how many blocks of addresses be taken, how many bytes adopted, until a cycle
+   is due.
 
      count  = max(live, 1024 + 1 for each 64 KiB of live heap) * percent / 100,
               the more, the dearer a cycle is; but at most half of what is left
@@ -62,7 +62,7 @@ struct wane__pace_output wane__pace(const struct wane__pace_input *in);
    256 at least. Mapped files do not count against the memory limit: the kernel
    takes their pages back when it wants to. */
 struct wane__pace_outside_input {
-  uint64_t live; /* found by the last cycle, as are the next two */
+  uint64_t live; /* files; found by the last cycle, as are the next two */
   uint64_t adopted_bytes;
   uint64_t heap_bytes;
   uint64_t blocks_left;
@@ -86,7 +86,7 @@ void wane__pace_prepare(void);
 /* How many threads there are, for the minimum. lock: cycle. */
 void wane__pace_set_threads(unsigned threads);
 /* What a marking found of them. STW. */
-void wane__pace_note_outside_stw(uint64_t live, uint64_t adopted_bytes);
+void wane__pace_note_outside_stw(uint64_t files, uint64_t adopted_bytes);
 /* Sets the triggers from the last cycle's result and the settings. */
 void wane__pace_set_trigger(void);
 bool wane__pace_is_by_limit(void);

@@ -13,6 +13,8 @@
 
 #define EXTENT_EXACT 64u
 #define EXTENT_LISTS (EXTENT_EXACT + 40)
+/* How many to look at for a better fit, once there is one. */
+#define EXTENT_LOOKS 32u
 
 struct extent_space {
   struct wane__block *lists[EXTENT_LISTS];
@@ -122,13 +124,16 @@ static struct wane__block *extent_find_locked(const struct extent_space *space,
                                               size_t blocks, size_t alignment) {
   for (unsigned l = extent_list_of(blocks); l < EXTENT_LISTS; l++) {
     struct wane__block *best = NULL;
-    for (struct wane__block *b = space->lists[l]; b != NULL; b = b->next) {
+    unsigned left = EXTENT_LOOKS;
+    for (struct wane__block *b = space->lists[l]; b != NULL && left > 0;
+         b = b->next) {
       bool fits = b->blocks >= blocks + extent_skip(b, blocks, alignment);
       /* in the lists of mixed lengths, the shortest that fits */
       if (fits && (best == NULL || b->blocks < best->blocks)) {
         best = b;
       }
-      if (best != NULL && l < EXTENT_EXACT) {
+      left -= best != NULL;
+      if (best != NULL && (l < EXTENT_EXACT || best->blocks == blocks)) {
         break;
       }
     }

@@ -14,6 +14,8 @@
 #define OUTSIDE_LOST 4u
 #define OUTSIDE_ORPHAN 8u
 #define OUTSIDE_RETRY 512u
+/* What the records of an adopted range take. */
+#define OUTSIDE_ADOPTED_EXTRA 512u
 
 struct wane__outside_meter wane__outside_meter = {.trigger = 1024,
                                                   .trigger_blocks = 1u << 20,
@@ -38,13 +40,14 @@ void wane__outside_publish(struct wane__block *block, enum wane__outside sort,
                            size_t bytes, uintptr_t stands_for) {
   struct wane__outside_meter *meter = &wane__outside_meter;
   wane__add_relaxed(&meter->live, 1);
-  wane__add_relaxed(&meter->since_flip, 1);
   if (sort == WANE__OUTSIDE_FILE) {
+    wane__add_relaxed(&meter->since_flip, 1);
     wane__add_relaxed(&meter->mapped, 1);
     wane__add_relaxed(&meter->file_bytes, bytes);
   } else {
     wane__add_relaxed(&meter->adopted_bytes, bytes);
-    wane__add_relaxed(&meter->since_flip_adopted_bytes, bytes);
+    wane__add_relaxed(&meter->since_flip_adopted_bytes,
+                      bytes + OUTSIDE_ADOPTED_EXTRA);
   }
   wane__add_relaxed(&meter->since_flip_blocks, block->blocks);
   wane__block_assign_outside(block, sort, bytes, stands_for);

@@ -411,7 +411,7 @@ static void marker_count_outside(struct marker *m,
   }
   enum wane__outside sort = wane__group_of(found)->outside;
   if (sort != WANE__OUTSIDE_NOT) {
-    m->outside.count++;
+    m->outside.files += sort == WANE__OUTSIDE_FILE;
     m->outside.bytes += bytes;
     m->outside.adopted_bytes += sort == WANE__OUTSIDE_STANDIN ? bytes : 0;
   }
@@ -998,7 +998,7 @@ void wane__mark_all_stw(unsigned active, struct wane__mark_totals *totals) {
     totals->bytes += m->bytes;
     totals->cpu_ns += m->cpu_ns;
     totals->waiting_bytes += m->waiting_bytes;
-    totals->outside.count += m->outside.count;
+    totals->outside.files += m->outside.files;
     totals->outside.bytes += m->outside.bytes;
     totals->outside.adopted_bytes += m->outside.adopted_bytes;
     totals->helpers_cpu_ns += i != 0 ? m->cpu_ns : 0;

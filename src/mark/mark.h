@@ -44,7 +44,7 @@ struct wane_type;
 
 /* Of what was marked, what is not memory of the heap (heap/outside.h). */
 struct wane__mark_outside {
-  uint64_t count;
+  uint64_t files;
   uint64_t bytes;
   uint64_t adopted_bytes; /* among bytes */
 };
