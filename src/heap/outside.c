@@ -138,6 +138,7 @@ bool wane__outside_bytes_are_due(void) {
 
 void wane__outside_settle(bool (*has_cleanup)(const struct wane__block *)) {
   struct wane__outside_meter *meter = &wane__outside_meter;
+  uint64_t files = 0;
   meter->live = meter->file_bytes = meter->adopted_bytes = meter->dying = 0;
   size_t count = wane__arena.committed >> WANE__BLOCK_LOG2;
   for (size_t i = 1; i < count; i++) {
@@ -148,6 +149,7 @@ void wane__outside_settle(bool (*has_cleanup)(const struct wane__block *)) {
       continue;
     }
     meter->live++;
+    files += block->outside == WANE__OUTSIDE_FILE;
     *(block->outside == WANE__OUTSIDE_FILE ? &meter->file_bytes
                                            : &meter->adopted_bytes) +=
         block->large_bytes;
@@ -156,6 +158,7 @@ void wane__outside_settle(bool (*has_cleanup)(const struct wane__block *)) {
       block->ticket++; /* with fork=run its cleanup may still come */
     }
   }
+  meter->unmapped = meter->mapped - files;
 }
 
 /* As many again. */

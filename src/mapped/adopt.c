@@ -14,6 +14,7 @@
 #include "../../include/wane/lifetime.h"
 #include "../../include/wane/mapped.h"
 #include "../base/check.h"
+#include "../collect/cycle.h"
 #include "../heap/context.h"
 #include "../heap/foreign.h"
 #include "../heap/hooks.h"
@@ -105,6 +106,10 @@ WANE_PUBLIC int wane_adopt(void *addr, size_t size,
     *range = given;
     wane__mapping_make_way();
     error = adopt_publish(self, range);
+    if (error == ENOMEM) {
+      wane__cycle_for_room();
+      error = adopt_publish(self, range);
+    }
   }
   if (error == 0 &&
       wane__cleanup_add(WANE__CALL_ADOPT, addr, adopted_died, range).id == 0) {

@@ -3,6 +3,7 @@
 #include "file.h"
 
 #include <errno.h>
+#include <stddef.h>
 #include <sys/stat.h>
 
 #include "../base/os.h"
@@ -23,6 +24,10 @@ static bool file_identify(const struct stat *st, struct wane__file_id *out) {
 
 bool wane__file_look(const char *path, struct wane__file_id *out) {
   struct stat st;
+  if (path == NULL) {
+    errno = EFAULT;
+    return false;
+  }
   return wane__os_stat(path, &st) && file_identify(&st, out);
 }
 
