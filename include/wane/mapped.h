@@ -10,6 +10,10 @@
  * object. When the last pointer is gone, a cleanup of the library's unmaps the
  * file, on one of its workers: after wane_collect and wane_drain it is done.
  *
+ * wane_shutdown(WANE_RUN_CLEANUPS) unmaps all files last, whoever still has a
+ * pointer into them. Files that say they are empty though they can be read, as
+ * in /proc, are empty here.
+ *
  * The bytes are read-only, and what the file holds: a change to the file may
  * be seen through them, and reading behind the end of a file that was cut
  * shorter meanwhile raises SIGBUS, as with any mmap. Replace files (write
@@ -60,7 +64,8 @@ struct wane_mapped *wane_mapped_open_shared(const char *path);
 
 /* Unmaps a file now that was opened with wane_mapped_open: data is NULL and
    size 0 from then on, and pointers into the bytes must not be used any more
-   (they raise SIGSEGV; nothing else is placed there while any is left). Of a
+   (they raise SIGSEGV; nothing else is placed there while any is left, and
+   until then wane_base and wane_size know the bytes that were there). Of a
    shared mapping the caller gives up his claim, which is his pointer: it stays
    as it is for the others, and goes when nobody points to it any more. Closing
    twice is harmless, and so is NULL. Fatal: m is anything else but what the

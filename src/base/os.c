@@ -72,8 +72,14 @@ bool wane__os_commit(void *start, size_t bytes) {
 }
 
 bool wane__os_decommit(void *start, size_t bytes) {
-  return wane__os_release(start, bytes) && !wane__os_fault(ENOMEM) &&
-         mprotect(start, bytes, PROT_NONE) == 0;
+  if (!wane__os_release(start, bytes)) {
+    return false;
+  }
+  if (!wane__os_fault(ENOMEM) && mprotect(start, bytes, PROT_NONE) == 0) {
+    return true;
+  }
+  (void)mprotect(start, bytes, PROT_READ | PROT_WRITE); /* a part may be done */
+  return false;
 }
 
 bool wane__os_release(void *start, size_t bytes) {

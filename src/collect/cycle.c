@@ -320,13 +320,17 @@ void wane__cycle_for_outside(void) {
 }
 
 void wane__cycle_wait_for_ends(uint64_t dying) {
+  static uint64_t in_vain; /* what was left the last time. relaxed */
   unsigned steps =
       wane__runner_self == NULL ? ENDS_STEPS : ENDS_STEPS_IN_CALLBACK;
   int saved = errno;
-  while (steps-- > 0 &&
-         wane__load_relaxed(&wane__outside_meter.dying) > dying) {
+  uint64_t begin = wane__load_relaxed(&wane__outside_meter.dying);
+  uint64_t left = begin;
+  while (steps-- > 0 && left > dying && left != wane__load_relaxed(&in_vain)) {
     wane__os_sleep_ns(ENDS_STEP_NS);
+    left = wane__load_relaxed(&wane__outside_meter.dying);
   }
+  wane__store_relaxed(&in_vain, left == begin ? left : UINT64_MAX);
   errno = saved;
 }
 
