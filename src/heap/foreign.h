@@ -11,7 +11,9 @@
  * Randomized search trees, 1996). All who look are guarded and take a lock;
  * in a stop nobody holds it, and the markers look without. What they ask for is
  * mostly beside the ranges, where malloc and libraries are: for them there is a
- * bit for each 64 KiB of address space, modulo 16 GiB, in which a range was.
+ * bit for each 64 KiB of address space, modulo 16 GiB, in which a range was;
+ * for the others, a sorted array that is made before the stop, if ranges have
+ * come or gone.
  *
  * INV-foreign-1: a range is there from before its stand-in can be marked until
  *   its stand-in is dead, and not any more when its release begins.
@@ -42,7 +44,8 @@ int wane__foreign_add(uintptr_t start, uintptr_t end, uintptr_t stand_in);
 /* Removes the range that begins there, if there is one. Guarded. */
 void wane__foreign_remove(uintptr_t start);
 
-/* Before a stop: forgets where ranges were that are gone. Not guarded. */
+/* Before a stop: forgets where ranges were that are gone, and sorts what there
+   are. Not guarded. */
 void wane__foreign_prepare(void);
 
 /* The stand-in of the range that a word is in, or 0. */

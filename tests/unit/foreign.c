@@ -22,11 +22,17 @@ static uint32_t random_next(uint32_t *state) {
 
 static uintptr_t page_address(unsigned page) { return LOW + page * PAGE; }
 
-/* What all words lead to is what the array says. */
-static void compare_all(void) {
+/* What all words lead to is what the array says; for the markers as well, with
+   the array made before the stop and without. */
+static void compare_all(bool is_prepared) {
+  if (is_prepared) {
+    wane__foreign_prepare();
+  }
   for (unsigned page = 0; page < PAGES; page++) {
     assert_int_equal(wane__foreign_stand_in(page_address(page)), owner[page]);
     assert_int_equal(wane__foreign_stand_in(page_address(page) + PAGE - 1),
+                     owner[page]);
+    assert_int_equal(wane__foreign_search_stw(page_address(page) + 8),
                      owner[page]);
   }
   assert_int_equal(wane__foreign_stand_in(LOW - 1), 0);
@@ -72,13 +78,13 @@ static void ranges_are_found_as_in_a_plain_array(void **state) {
       remove_at(first);
     }
     if (round % 400 == 0) {
-      compare_all();
+      compare_all(round % 800 == 0);
     }
   }
   for (unsigned page = 0; page < PAGES; page++) {
     remove_at(page);
   }
-  compare_all();
+  compare_all(true);
   assert_false(wane__foreign_is_any());
 }
 
@@ -94,6 +100,10 @@ static void many_ranges_in_order_are_no_list(void **state) {
   for (uintptr_t i = 0; i < count; i++) {
     uintptr_t start = LOW + 2 * i * PAGE;
     assert_int_equal(wane__foreign_stand_in(start + 17), i + 1);
+    if (i == 100) {
+      wane__foreign_prepare();
+    }
+    assert_int_equal(wane__foreign_search_stw(start + 17), i + 1);
     assert_int_equal(wane__foreign_stand_in(start + PAGE), 0);
   }
   for (uintptr_t i = count; i-- > 0;) {
