@@ -116,9 +116,10 @@ WANE_PUBLIC void wane_mapped_close(struct wane_mapped *m) {
     return;
   }
   int saved = errno;
-  const void *bytes = m->data; /* alive: else its cleanup might come first */
-  m->data = NULL;
-  m->size = 0;
+  /* alive: else its cleanup might come first. Another may be closing it */
+  const void *bytes = wane__load_relaxed(&m->data);
+  wane__store_relaxed(&m->data, NULL);
+  wane__store_relaxed(&m->size, 0);
   wane__mapping_end(&whole->mapping);
   wane_keep_alive(bytes);
   errno = saved;
