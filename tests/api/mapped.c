@@ -316,7 +316,7 @@ static void the_struct_keeps_them_mapped(void **state) {
   drop_kept();
 }
 
-static uintptr_t hidden[MANY];
+static uintptr_t hidden[MANY]; /* atomic where finalizers look */
 
 static void *make_addresses(size_t idx) {
   (void)idx;
@@ -502,7 +502,8 @@ static void *close_all(void *arg) {
   for (size_t i = 0; i < MANY; i++) {
     struct wane_mapped *m = contended[(i + from) % MANY];
     wane_mapped_close(m);
-    require(m->data == NULL && m->size == 0);
+    require(__atomic_load_n(&m->data, __ATOMIC_RELAXED) == NULL);
+    require(__atomic_load_n(&m->size, __ATOMIC_RELAXED) == 0);
   }
   return NULL;
 }
@@ -639,12 +640,12 @@ static void the_argument_of_a_cleanup_keeps_them_mapped(void **state) {
   require_unmapped();
 }
 
-static uintptr_t tags[MANY]; /* hidden, by the place of the bytes */
+static uint64_t tags[MANY]; /* hidden, as the objects are. atomic */
 static uint64_t wrong;
 
 static size_t idx_of(const void *bytes) {
   for (size_t i = 0; i < MANY; i++) {
-    if (hidden[i] == test_hide(bytes)) {
+    if (test_get(&hidden[i]) == test_hide(bytes)) {
       return i;
     }
   }
@@ -660,12 +661,12 @@ static void finalize_bytes(void *bytes) {
       !file_matches(bytes, file_of(idx)->size, file_of(idx)->number, 0)) {
     test_add(&wrong);
   }
-  note(test_reveal(tags[idx]));
+  note(test_reveal(test_get(&tags[idx])));
 }
 
 static void with_finalizer(void *bytes, size_t idx) {
-  hidden[idx] = test_hide(bytes);
-  tags[idx] = test_hide(note_tag(idx));
+  test_set(&hidden[idx], test_hide(bytes));
+  test_set(&tags[idx], test_hide(note_tag(idx)));
   wane_set_finalizer(bytes, finalize_bytes);
 }
 
@@ -700,12 +701,12 @@ static void finalize_struct(void *object) {
   } else if (idx % 4 == 1) {
     wane_mapped_close(object);
   }
-  note(test_reveal(tags[idx]));
+  note(test_reveal(test_get(&tags[idx])));
 }
 
 static void struct_with_finalizer(void *object, size_t idx) {
-  hidden[idx] = test_hide(object);
-  tags[idx] = test_hide(note_tag(idx));
+  test_set(&hidden[idx], test_hide(object));
+  test_set(&tags[idx], test_hide(note_tag(idx)));
   wane_set_finalizer(object, finalize_struct);
 }
 
@@ -854,13 +855,13 @@ static void open_in_callback(void *tag) {
 static void open_in_finalizer(void *bytes) {
   size_t idx = idx_of(bytes);
   if (idx < MANY) {
-    open_in_callback(test_reveal(tags[idx]));
+    open_in_callback(test_reveal(test_get(&tags[idx])));
   }
 }
 
 static void with_opening_callback(void *bytes, size_t idx) {
-  hidden[idx] = test_hide(bytes);
-  tags[idx] = test_hide(note_tag(idx));
+  test_set(&hidden[idx], test_hide(bytes));
+  test_set(&tags[idx], test_hide(note_tag(idx)));
   if (idx % 2 == 0) {
     (void)wane_add_cleanup(bytes, open_in_callback, note_tag(idx));
   } else {

@@ -307,7 +307,7 @@ static void close_often(void *object, size_t idx) {
 }
 
 TEST_ROOT void *kept[MANY];
-static uintptr_t hidden[MANY];
+static uint64_t hidden[MANY]; /* atomic */
 static wane_weak weak[MANY];
 
 static void keep_struct(void *object, size_t idx) { kept[idx] = object; }
@@ -423,11 +423,11 @@ static void a_cleanup_may_open_the_file_again(void **state) {
   }
 }
 
-static uintptr_t tags[MANY];
+static uint64_t tags[MANY]; /* hidden, too. atomic */
 
 static size_t idx_of(const void *object) {
   for (size_t i = 0; i < MANY; i++) {
-    if (hidden[i] == test_hide(object)) {
+    if (test_get(&hidden[i]) == test_hide(object)) {
       return i;
     }
   }
@@ -441,7 +441,7 @@ static void compare_with_new(size_t idx, const void *bytes) {
       wane_weak_value(weak[idx]) != NULL) {
     test_add(&wrong);
   }
-  note(test_reveal(tags[idx]));
+  note(test_reveal(test_get(&tags[idx])));
 }
 
 static void finalize_bytes(void *bytes) {
@@ -463,7 +463,7 @@ static void finalize_struct(void *object) {
   if (m->size != many_size(idx) || !file_matches(m->data, m->size, idx, 0)) {
     test_add(&wrong);
   }
-  note(test_reveal(tags[idx]));
+  note(test_reveal(test_get(&tags[idx])));
 }
 
 /* By turns for the bytes and for the struct. (What a stray word has kept may
@@ -471,8 +471,8 @@ static void finalize_struct(void *object) {
 static void with_finalizer(void *object, size_t idx) {
   struct wane_mapped *m = object;
   void *of = idx % 2 == 0 ? (void *)m->data : object;
-  hidden[idx] = test_hide(of);
-  tags[idx] = test_hide(note_tag(idx));
+  test_set(&hidden[idx], test_hide(of));
+  test_set(&tags[idx], test_hide(note_tag(idx)));
   weak[idx] = wane_weak_make(of);
   wane_set_finalizer(of, NULL);
   wane_set_finalizer(of, idx % 2 == 0 ? finalize_bytes : finalize_struct);

@@ -211,9 +211,9 @@ static void use_with_faults(const char *arg) {
   require(adopted_live() <= served[ADOPTED]);
 }
 
-#define NTH_MAX 60
+#define NTH_MAX (TEST_TSAN ? 15 : 60)
 #define NTH_FAR_MAX 1600
-#define NTH_FAR_STEP 97
+#define NTH_FAR_STEP (TEST_TSAN ? 397 : 97)
 
 static void run_from_first_to_far(int more) {
   int step = 1;

@@ -24,6 +24,9 @@
 #include <pthread.h>
 #include <sched.h>
 #include <sys/mman.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <time.h>
 #include <unistd.h>
 
 #define FILES 24
@@ -126,6 +129,31 @@ static void *write_files(void *arg) {
     }
   }
   return NULL;
+}
+
+/* ---- The library's looks at files ---- */
+
+/* Before an opening goes on, the file may well be replaced. */
+static void nap_at_times(void) {
+  static _Thread_local struct test_random random;
+  struct timespec time = {0, (long)test_below(&random, 100) * 1000};
+  if (test_below(&random, 8) == 0) {
+    nanosleep(&time, NULL);
+  }
+}
+
+/* In the place of the C library's. */
+int stat(const char *restrict path, struct stat *restrict out) {
+  int result = (int)syscall(SYS_newfstatat, AT_FDCWD, path, out, 0);
+  int error = errno;
+  nap_at_times();
+  errno = error;
+  return result;
+}
+
+int fstat(int fd, struct stat *out) {
+  nap_at_times();
+  return (int)syscall(SYS_newfstatat, fd, "", out, AT_EMPTY_PATH);
 }
 
 /* ---- Readers ---- */
