@@ -68,6 +68,9 @@ static TEST_NOINLINE void check_kept(void) {
 /* All is unmapped but for a few that stray words keep. */
 static void require_unmapped(void) {
   test_settle();
+  if (maps_of(NULL) > FEW) {
+    test_settle(); /* such words change */
+  }
   require(maps_of(NULL) <= FEW);
   maps_require_counted();
 }
