@@ -319,14 +319,18 @@ void wane__cycle_for_outside(void) {
   }
 }
 
-void wane__cycle_wait_for_ends(uint64_t dying) {
+void wane__cycle_wait_for_ends(uint64_t dying, uint64_t adopted_bytes) {
   static uint64_t in_vain; /* what was left the last time. relaxed */
   unsigned steps =
       wane__runner_self == NULL ? ENDS_STEPS : ENDS_STEPS_IN_CALLBACK;
   int saved = errno;
   uint64_t begin = wane__load_relaxed(&wane__outside_meter.dying);
   uint64_t left = begin;
-  while (steps-- > 0 && left > dying && left != wane__load_relaxed(&in_vain)) {
+  while (steps-- > 0 &&
+         (left > dying ||
+          wane__load_relaxed(&wane__outside_meter.dying_adopted_bytes) >
+              adopted_bytes) &&
+         left != wane__load_relaxed(&in_vain)) {
     wane__os_sleep_ns(ENDS_STEP_NS);
     left = wane__load_relaxed(&wane__outside_meter.dying);
   }
@@ -352,7 +356,7 @@ void wane__cycle_for_room(void) {
   }
   bool ok = wane__cycle_run(WANE__CYCLE_ROOM, true, 0);
   wane__store_relaxed(&failed_ns, ok ? 0 : wane__os_now_ns());
-  wane__cycle_wait_for_ends(0); /* their addresses are room, too */
+  wane__cycle_wait_for_ends(0, 0); /* their addresses are room, too */
 }
 
 void wane__cycle_for_stress(void) {

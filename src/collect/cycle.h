@@ -70,9 +70,9 @@ bool wane__cycle_run(enum wane__cycle_reason reason, bool sweep,
 
 /* One, if objects outside the heap have made it due. Not guarded. */
 void wane__cycle_for_outside(void);
-/* Waits until no more than so many of them are dying (heap/outside.h), but not
-   for ever. Not guarded. */
-void wane__cycle_wait_for_ends(uint64_t dying);
+/* Waits until no more than so many of them, and so many adopted bytes, are
+   dying (heap/outside.h), but not for ever. Not guarded. */
+void wane__cycle_wait_for_ends(uint64_t dying, uint64_t adopted_bytes);
 
 /* The heap hooks (see heap/hooks.h). */
 void wane__cycle_triggered(size_t more_bytes);

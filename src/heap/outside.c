@@ -84,6 +84,15 @@ static void outside_count_end(const struct wane__block *block) {
   }
 }
 
+static void outside_count_dying(const struct wane__block *block, bool is_in) {
+  struct wane__outside_meter *meter = &wane__outside_meter;
+  uint64_t sign = is_in ? 1 : UINT64_MAX;
+  wane__add_relaxed(&meter->dying, sign);
+  if (block->outside == WANE__OUTSIDE_STANDIN) {
+    wane__add_relaxed(&meter->dying_adopted_bytes, sign * block->large_bytes);
+  }
+}
+
 void wane__outside_end(struct wane__block *block, bool is_lost) {
   uint8_t ends = (uint8_t)(OUTSIDE_ENDED | (is_lost ? OUTSIDE_LOST : 0));
   outside_count_end(block);
@@ -91,7 +100,7 @@ void wane__outside_end(struct wane__block *block, bool is_lost) {
   WANE_CHECK((before & OUTSIDE_ENDED) == 0,
              "INV-outside-1: the memory of an object goes once");
   if ((before & OUTSIDE_SWEPT) != 0) {
-    wane__sub(&wane__outside_meter.dying, 1);
+    outside_count_dying(block, false);
     outside_free(block, ends);
   }
 }
@@ -114,10 +123,10 @@ void wane__outside_swept(struct wane__block *block) {
   if ((wane__load(&block->ends) & OUTSIDE_ORPHAN) != 0) {
     outside_end_orphan(block);
   }
-  wane__add_relaxed(&wane__outside_meter.dying, 1);
+  outside_count_dying(block, true);
   uint8_t before = wane__or(&block->ends, OUTSIDE_SWEPT);
   if ((before & OUTSIDE_ENDED) != 0) {
-    wane__sub(&wane__outside_meter.dying, 1);
+    outside_count_dying(block, false);
     outside_free(block, before);
   }
 }
@@ -139,7 +148,8 @@ bool wane__outside_bytes_are_due(void) {
 void wane__outside_settle(bool (*has_cleanup)(const struct wane__block *)) {
   struct wane__outside_meter *meter = &wane__outside_meter;
   uint64_t files = 0;
-  meter->live = meter->file_bytes = meter->adopted_bytes = meter->dying = 0;
+  meter->live = meter->file_bytes = meter->adopted_bytes = 0;
+  meter->dying = meter->dying_adopted_bytes = 0;
   size_t count = wane__arena.committed >> WANE__BLOCK_LOG2;
   for (size_t i = 1; i < count; i++) {
     struct wane__block *block = &wane__blocks[i];

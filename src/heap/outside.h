@@ -40,9 +40,10 @@ struct wane__outside_meter {
   uint64_t live; /* those whose memory is not gone */
   uint64_t file_bytes;
   uint64_t adopted_bytes;
-  uint64_t mapped;     /* files, in all */
-  uint64_t unmapped;   /* of these */
-  uint64_t dying;      /* swept, and memory not gone */
+  uint64_t mapped;              /* files, in all */
+  uint64_t unmapped;            /* of these */
+  uint64_t dying;               /* swept, and memory not gone */
+  uint64_t dying_adopted_bytes; /* of these */
   uint64_t since_flip; /* files; the system may have limits for ranges, too,
                           but several may be one mapping to it */
   uint64_t since_flip_blocks;

@@ -15,15 +15,20 @@
 
 /* More that are dying than this, and a half of what lives, are too many. */
 #define DYING_MAX 4096u
+#define DYING_BYTES_MAX ((uint64_t)256 << 20)
 
 void wane__mapping_make_way(void) {
   int saved = errno;
   const struct wane__outside_meter *meter = &wane__outside_meter;
   wane__cycle_for_outside();
   uint64_t live = wane__load_relaxed(&meter->live) / 2;
+  uint64_t bytes = wane__load_relaxed(&meter->adopted_bytes) / 2;
   uint64_t most = live > DYING_MAX ? live : DYING_MAX;
-  if (WANE_UNLIKELY(wane__load_relaxed(&meter->dying) > most)) {
-    wane__cycle_wait_for_ends(most);
+  uint64_t most_bytes = bytes > DYING_BYTES_MAX ? bytes : DYING_BYTES_MAX;
+  if (WANE_UNLIKELY(wane__load_relaxed(&meter->dying) > most ||
+                    wane__load_relaxed(&meter->dying_adopted_bytes) >
+                        most_bytes)) {
+    wane__cycle_wait_for_ends(most, most_bytes);
   }
   errno = saved;
 }
