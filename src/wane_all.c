@@ -32,6 +32,7 @@
 #include "mutator/stop.c"
 #include "mutator/thread.c"
 
+#include "mark/dirty.c"
 #include "mark/ephemeron.c"
 #include "mark/mark.c"
 #include "mark/range.c"

@@ -14,6 +14,7 @@
 #include "../heap/heap.h"
 #include "../heap/hooks.h"
 #include "../heap/outside.h"
+#include "../mark/dirty.h"
 #include "../mark/ephemeron.h"
 #include "../mark/mark.h"
 #include "../mutator/module.h"
@@ -46,6 +47,9 @@
 #define SCRUB_BYTES 8192u
 /* Below so much for each marker, waking another costs more than it gains. */
 #define BYTES_PER_MARKER (2u << 20)
+/* Looks at what was written, beside the program, until it is so few pages. */
+#define ROUNDS_MAX 10u
+#define PAGES_FEW 64u
 
 struct wane__lock wane__cycle_lock = WANE__LOCK_INIT(WANE__RANK_CYCLE);
 struct wane__cycle_totals wane__cycle_totals;
@@ -85,7 +89,7 @@ static unsigned cycle_markers_wanted(void) {
   return useful < most ? (unsigned)useful : most;
 }
 
-/* Phase 3. STW. */
+/* The flip. STW. */
 static void cycle_flip(struct wane__cycle_trace *trace) {
   struct wane__heap_meter *meter = &wane__heap_meter;
   uint64_t since = wane__load_relaxed(&meter->since_flip_bytes);
@@ -104,16 +108,26 @@ static void cycle_flip(struct wane__cycle_trace *trace) {
   WANE_CHECK(wane__stop_is_world_stopped(),
              "INV-cycle-1: the colour changes with the world stopped");
   wane__arena.colour = (uint8_t)(3 - wane__arena.colour);
-  wane__arena.epoch++;
-  wane__class_flip_stw();
-  wane__group_flip_stw();
+  wane__arena.dead = 0;
   wane__outside_flip_stw();
   for (struct wane__thread *t = wane__threads; t != NULL; t = t->next) {
-    wane__context_flip_stw(&t->context);
+    wane__context_colour_stw(&t->context);
   }
 }
 
-/* Phase 2: stops until all roots can be found. */
+/* Everything is marked: what has the old colour is dead, and all groups are to
+   be swept. STW. */
+static void cycle_marked(void) {
+  wane__arena.dead = (uint8_t)(3 - wane__arena.colour);
+  wane__arena.epoch++;
+  wane__class_flip_stw();
+  wane__group_flip_stw();
+  for (struct wane__thread *t = wane__threads; t != NULL; t = t->next) {
+    wane__context_let_go_stw(&t->context);
+  }
+}
+
+/* Stops until all roots can be found. */
 static bool cycle_stop_world(const struct wane__cycle_trace *trace) {
   unsigned cpus = cycle_cpus();
   unsigned spare = cpus > trace->markers ? cpus - trace->markers : 0;
@@ -127,24 +141,74 @@ static bool cycle_stop_world(const struct wane__cycle_trace *trace) {
   return false;
 }
 
-/* Phases 2 to 5, with no module coming or going. */
+/* Roots are copied to a mark stack: what is beyond their end may be gone when
+   the program runs on. */
+static void cycle_copy_root(void *unused, uintptr_t start, uintptr_t end,
+                            bool is_copy) {
+  (void)is_copy;
+  wane__mark_add_range(unused, start, end, true);
+}
+
+/* The first stop, if marking happens beside the program. */
+static void cycle_stopped_begin(void *arg) {
+  struct wane__cycle_trace *trace = arg;
+  uint64_t begin = wane__os_now_ns();
+  if (!cycle_stop_world(trace)) {
+    return;
+  }
+  trace->flipped = true;
+  uint64_t stopped = wane__os_now_ns();
+  cycle_flip(trace);
+  wane__roots_each_stw(cycle_copy_root, NULL);
+  wane__records_visit_roots_stw(cycle_copy_root, NULL);
+  wane__resume_world();
+  uint64_t end = wane__os_now_ns();
+  wane__pauses_add(end - begin);
+  trace->stop_ns = stopped - begin;
+  trace->begin_ns = end - begin;
+}
+
+/* Marks what the roots of the first stop lead to, and what was written
+   meanwhile, until that is little. */
+static void cycle_mark_beside(struct wane__cycle_trace *trace) {
+  uint64_t start = wane__os_now_ns();
+  size_t pages = SIZE_MAX;
+  bool ok = wane__dirty_arm();
+  wane__mark_all(trace->markers, &trace->totals);
+  for (unsigned round = 0; ok && round < ROUNDS_MAX && pages > PAGES_FEW;
+       round++) {
+    pages = wane__dirty_fetch(wane__mark_again, NULL);
+    ok = pages != SIZE_MAX;
+    wane__mark_all(trace->markers, &trace->totals);
+    trace->rounds++;
+  }
+  trace->is_tracked = ok;
+  trace->beside_ns = wane__os_now_ns() - start;
+}
+
+/* The stop that ends marking; the only one, if all of it happens there. */
 static void cycle_stopped(void *arg) {
   struct wane__cycle_trace *trace = arg;
-  struct wane__mark_totals totals = {0};
   uint64_t begin = wane__os_now_ns();
   if (!cycle_stop_world(trace)) {
     return;
   }
   trace->ran = true;
   uint64_t stopped = wane__os_now_ns();
-  cycle_flip(trace);
+  if (!trace->flipped) {
+    cycle_flip(trace);
+  } else if (!trace->is_tracked ||
+             wane__dirty_fetch(wane__mark_again, NULL) == SIZE_MAX) {
+    wane__mark_all_again();
+  }
   wane__roots_each_stw(wane__mark_add_range, NULL);
   wane__records_visit_roots_stw(wane__mark_add_range, NULL);
   uint64_t roots = wane__os_now_ns();
-  wane__mark_all_stw(trace->markers, &totals);
+  wane__mark_all(trace->markers, &trace->totals);
   if (wane__finalizers_mark_stw()) {
-    wane__mark_all_stw(trace->markers, &totals);
+    wane__mark_all(trace->markers, &trace->totals);
   }
+  cycle_marked();
   wane__add(&wane__groups_undone, wane__ephemerons_finish_stw());
   uint64_t marked = wane__os_now_ns();
   if (wane__options.verify != 0) {
@@ -153,14 +217,15 @@ static void cycle_stopped(void *arg) {
   if (wane__options.check != 0) {
     wane__check_stw();
   }
+  const struct wane__mark_totals *totals = &trace->totals;
   /* entries of tables whose keys died are garbage, if only for the next cycle:
      were they to count as live, a table would let the heap grow by them, and
      grow with it */
-  trace->live_bytes = totals.bytes - totals.outside.bytes;
+  trace->live_bytes = totals->bytes - totals->outside.bytes;
   wane__store_relaxed(&wane__heap_meter.live_bytes,
-                      trace->live_bytes - totals.waiting_bytes);
-  wane__pace_note_outside_stw(totals.outside.files,
-                              totals.outside.adopted_bytes);
+                      trace->live_bytes - totals->waiting_bytes);
+  wane__pace_note_outside_stw(totals->outside.files,
+                              totals->outside.adopted_bytes);
   wane__pace_set_trigger();
   wane__resume_world();
   uint64_t end = wane__os_now_ns();
@@ -169,16 +234,13 @@ static void cycle_stopped(void *arg) {
   trace->roots_ns = roots - stopped;
   trace->mark_ns = marked - roots;
   trace->finish_ns = end - marked;
-  trace->live_objects = totals.objects;
-  trace->mark_cpu_ns = totals.cpu_ns;
-  trace->helpers_cpu_ns = totals.helpers_cpu_ns;
-  trace->rescans = totals.rescans;
 }
 
 /* The caller's registers must be in memory before its stack is scanned. What
    is scanned begins in this frame: those below it, of the collector itself,
    come and go during the stop. */
-static WANE_NOINLINE bool cycle_stop_and_mark(struct wane__cycle_trace *trace) {
+static WANE_NOINLINE void cycle_stop(struct wane__cycle_trace *trace,
+                                     void (*stopped)(void *trace)) {
   struct wane__registers registers;
   wane__registers_save(&registers);
   uintptr_t frame = (uintptr_t)__builtin_frame_address(0);
@@ -186,9 +248,23 @@ static WANE_NOINLINE bool cycle_stop_and_mark(struct wane__cycle_trace *trace) {
   trace->stack_pointer = frame < saved ? frame : saved;
   wane__lock_acquire(&wane__threads_lock);
   wane__roots_prepare();
-  (void)wane__modules_hold(cycle_stopped, trace);
+  (void)wane__modules_hold(stopped, trace);
   wane__lock_release(&wane__threads_lock);
   __asm__ volatile("" : : "r"(&registers) : "memory");
+}
+
+/* Once the colour has changed, the cycle must be completed. */
+static bool cycle_stop_and_mark(struct wane__cycle_trace *trace) {
+  if (trace->reason != WANE__CYCLE_SHUTDOWN && wane__dirty_is_available()) {
+    cycle_stop(trace, cycle_stopped_begin);
+    if (!trace->flipped) {
+      return false;
+    }
+    cycle_mark_beside(trace);
+  }
+  do {
+    cycle_stop(trace, cycle_stopped);
+  } while (!trace->ran && trace->flipped);
   return trace->ran;
 }
 
@@ -253,7 +329,7 @@ static bool cycle_run_locked(enum wane__cycle_reason reason, bool sweep) {
   if (reason == WANE__CYCLE_FORCED) {
     wane__store_relaxed(&totals->forced, totals->forced + 1);
   }
-  uint64_t cpu_ns = wane__os_thread_cpu_ns() - cpu_start + trace.helpers_cpu_ns;
+  uint64_t cpu_ns = wane__os_thread_cpu_ns() - cpu_start + trace.totals.helpers_cpu_ns;
   wane__store_relaxed(&totals->cpu_ns, totals->cpu_ns + cpu_ns);
   wane__store_relaxed(&totals->mark_threads, trace.markers);
   wane__store_relaxed(&totals->last_end_ns, end);

@@ -13,6 +13,7 @@
 #include "../heap/extent.h"
 #include "../heap/foreign.h"
 #include "../heap/hooks.h"
+#include "../mark/dirty.h"
 #include "../mark/mark.h"
 #include "../mutator/root.h"
 #include "../mutator/thread.h"
@@ -76,6 +77,7 @@ static void fork_child(void) {
   wane__lock_reset(&wane__threads_lock);
   wane__cycle_fork_child();
   wane__mark_fork_child();
+  wane__dirty_fork_child();
   wane__background_fork_child();
   fork_pending = wane__arena.start != 0;
   wane__hooks.forked();

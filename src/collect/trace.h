@@ -5,26 +5,29 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "../mark/mark.h"
 #include "cycle.h"
 
 struct wane__cycle_trace {
   enum wane__cycle_reason reason;
   uintptr_t stack_pointer; /* of the collecting thread's caller */
-  bool ran;                /* the world could be stopped */
+  bool flipped;            /* in a stop of its own */
+  bool is_tracked;         /* what was written since, is known */
+  bool ran;                /* the world could be stopped at the end */
+  struct wane__mark_totals totals;
+  unsigned rounds;    /* of looking at what was written */
+  uint64_t begin_ns;  /* the first stop */
+  uint64_t beside_ns; /* marking beside the program */
   uint64_t number;
   uint64_t end_ns;
   unsigned markers;
-  unsigned rescans;         /* of the heap, after a full mark stack */
   uint64_t sweep_before_ns; /* finishing the sweep of the cycle before */
   uint64_t stop_ns;         /* until all threads were stopped */
   uint64_t roots_ns;
   uint64_t mark_ns;
   uint64_t finish_ns; /* from the end of marking to the last thread's waking */
-  uint64_t mark_cpu_ns;    /* of all markers */
-  uint64_t helpers_cpu_ns; /* of those that are not the collecting thread */
   uint64_t before_bytes;   /* in use when the cycle began */
   uint64_t live_bytes;     /* found live */
-  uint64_t live_objects;
 };
 
 void wane__trace_init(void);

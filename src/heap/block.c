@@ -27,7 +27,7 @@
 #define ARENA_META_FIXED ((size_t)512 << 20)
 #define ARENA_META_FIXED_SMALL ((size_t)16 << 20)
 
-struct wane__arena wane__arena = {.colour = 1, .epoch = 1};
+struct wane__arena wane__arena = {.colour = 1, .dead = 2, .epoch = 1};
 struct wane__block_map *wane__block_map;
 struct wane__block *wane__blocks;
 
@@ -274,7 +274,9 @@ void wane__block_check(const struct wane__block *block) {
   size_t slots = wane__classes[block->class].slots;
   WANE_CHECK(map->marks[slots] == 0, "the byte behind the last slot is 0");
   uint8_t other = (uint8_t)(3 - wane__arena.colour);
-  for (size_t i = 0; i < slots && block->epoch == wane__arena.epoch; i++) {
+  for (size_t i = 0; i < slots && block->epoch == wane__arena.epoch &&
+                     !wane__is_marking();
+       i++) {
     WANE_CHECK(map->marks[i] != other,
                "INV-block-2: no old colour in a swept group");
   }

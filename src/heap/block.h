@@ -118,10 +118,20 @@ struct wane__arena {
   uintptr_t committed; /* bytes in use from start. lock: pages; atomic */
   uintptr_t reserved;  /* bytes. const after init */
   uint8_t colour;      /* 1 or 2. STW only */
+  uint8_t dead;        /* the colour of what was found dead; 0 while marking,
+                          when the other colour is not marked yet. STW only */
   uint32_t epoch;      /* number of the cycle. STW only */
 } WANE_ALIGNED(WANE_CACHE_LINE);
 
 extern struct wane__arena wane__arena;
+
+/* Of a mark byte read while guarded: that of an object not found dead. */
+WANE_INLINE_SCAN bool wane__mark_lives(uint8_t byte) {
+  return byte != 0 && (byte & 3) != wane__arena.dead;
+}
+
+/* Marking is under way, beside the program. */
+static inline bool wane__is_marking(void) { return wane__arena.dead == 0; }
 extern struct wane__block_map *wane__block_map; /* const after init */
 extern struct wane__block *wane__blocks;        /* const after init */
 

@@ -193,12 +193,15 @@ void wane__context_flush(struct wane__context *context) {
   }
 }
 
-static void cache_flip(struct wane__cache *cache) {
+static void cache_colour(struct wane__cache *cache) {
   size_t rest = cache->end - wane__load_relaxed(&cache->cur);
   if (rest != 0) {
     struct wane__found found = wane__block_slot_of(cache->cur);
     memset(found.mark, wane__arena.colour, rest / cache->slot_bytes);
   }
+}
+
+static void cache_let_go(struct wane__cache *cache) {
   if (cache->block != NULL) {
     cache->block->clean = false;
     wane__class_give_unswept_stw(cache->block);
@@ -206,12 +209,21 @@ static void cache_flip(struct wane__cache *cache) {
   }
 }
 
-void wane__context_flip_stw(struct wane__context *context) {
+static void context_each_cache(struct wane__context *context,
+                               void (*visit)(struct wane__cache *cache)) {
   for (unsigned k = 0; k < WANE__KIND_COUNT; k++) {
     for (unsigned c = 0; c < WANE__CLASS_COUNT; c++) {
       if (context->caches[k][c].end != 0) {
-        cache_flip(&context->caches[k][c]);
+        visit(&context->caches[k][c]);
       }
     }
   }
+}
+
+void wane__context_colour_stw(struct wane__context *context) {
+  context_each_cache(context, cache_colour);
+}
+
+void wane__context_let_go_stw(struct wane__context *context) {
+  context_each_cache(context, cache_let_go);
 }

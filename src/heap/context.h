@@ -65,8 +65,10 @@ extern struct wane__context wane__no_context;
 void wane__context_init(struct wane__context *context);
 /* Returns what its caches hold to the heap. Guarded, or STW. */
 void wane__context_flush(struct wane__context *context);
-/* Starts a cycle: colours the runs and lets go of the groups. STW. */
-void wane__context_flip_stw(struct wane__context *context);
+/* At the flip: colours the runs. STW. */
+void wane__context_colour_stw(struct wane__context *context);
+/* After marking: lets go of the groups, which are unswept now. STW. */
+void wane__context_let_go_stw(struct wane__context *context);
 
 WANE_INLINE void wane__guard_enter(struct wane__context *self) {
   wane__store_relaxed(&self->guard, self->guard + 1);

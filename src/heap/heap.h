@@ -68,7 +68,7 @@ WANE_INLINE WANE_SCANS_MEMORY bool wane__object_find(const void *addr,
            wane__object_find_foreign(word, out);
   }
   if (!wane__block_resolve(word, wane__arena.start, wane__block_map, out) ||
-      wane__load_relaxed(out->mark) != wane__arena.colour ||
+      !wane__mark_lives(wane__load_relaxed(out->mark)) ||
       wane__object_is_unused(out)) {
     return false;
   }
@@ -94,7 +94,7 @@ WANE_INLINE WANE_SCANS_MEMORY bool wane__target_lives(uintptr_t pointer) {
   }
   uint64_t granule = (pointer - wane__head_start(head)) >> WANE__GRANULE_LOG2;
   size_t idx = granule * wane__classes[wane__head_class(head)].reciprocal >> 32;
-  return *(const volatile uint8_t *)&marks[idx] == wane__arena.colour;
+  return wane__mark_lives(*(const volatile uint8_t *)&marks[idx]);
 }
 
 /* The name of the library's own layouts, by which they are known. */

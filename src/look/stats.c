@@ -11,6 +11,7 @@
 #include "../heap/heap.h"
 #include "../heap/hooks.h"
 #include "../heap/outside.h"
+#include "../mark/dirty.h"
 #include "../mutator/thread.h"
 #include "../special/group.h"
 #include "../special/net.h"
@@ -100,7 +101,7 @@ static void stats_gather_collector(struct wane_stats *s) {
   s->cycles_forced = wane__load_relaxed(&totals->forced);
   s->gc_cpu_ns = wane__load_relaxed(&totals->cpu_ns);
   s->mark_threads = wane__load_relaxed(&totals->mark_threads);
-  s->dirty_backend = "none";
+  s->dirty_backend = wane__dirty_backend();
   s->pause_count = pauses.count;
   s->pause_p50_ns = pauses.p50_ns;
   s->pause_p99_ns = pauses.p99_ns;

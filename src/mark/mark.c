@@ -934,6 +934,74 @@ wane__mark_add_fields_stw(const struct wane__found *object) {
   }
 }
 
+/* Scans the part of a marked object that lies in [start, end). */
+static WANE_SCANS_MEMORY void again_object(struct marker *m,
+                                           const struct mark_view *view,
+                                           const struct wane__found *object,
+                                           uintptr_t start, uintptr_t end) {
+  uintptr_t base = object->base;
+  uintptr_t limit = base + (wane__found_bytes(object) & ~(uintptr_t)7);
+  if (wane__head_kind(object->head) == WANE__KIND_TYPED) {
+    const struct wane_type *type = wane__found_type(object);
+    bool is_large = (object->head & WANE__HEAD_LARGE) != 0;
+    if (type == NULL || type->size == 0) {
+      return;
+    }
+    if (is_large) {
+      uintptr_t from = start > base ? (start - base) / type->size : 0;
+      base += from * type->size;
+      limit = end + type->size < limit ? end + type->size : limit;
+      marker_scan_typed(m, view, type, base, limit);
+    } else {
+      marker_scan_type(m, view, type, base, limit);
+    }
+    return;
+  }
+  start = start > base ? start : base;
+  end = end < limit ? end : limit;
+  if (start < end) {
+    marker_scan(m, view, start, end);
+  }
+}
+
+/* The part of a group that lies in [start, end). */
+static void again_group(struct marker *m, const struct mark_view *view,
+                        uint64_t head, uint8_t *marks, uintptr_t start,
+                        uintptr_t end) {
+  const struct wane__class *class = &wane__classes[wane__head_class(head)];
+  uintptr_t group = wane__head_start(head);
+  bool is_large = (head & WANE__HEAD_LARGE) != 0;
+  size_t idx =
+      is_large ? 0 : (start - group) / class->slot_bytes;
+  size_t last = is_large ? 0 : (end - 1 - group) / class->slot_bytes;
+  last = !is_large && last >= class->slots ? class->slots - 1u : last;
+  for (; idx <= last; idx++) {
+    if ((wane__load_relaxed(&marks[idx]) & 3) == view->colour) {
+      struct wane__found object = {.base = group + idx * class->slot_bytes,
+                                   .mark = marks + idx,
+                                   .head = head};
+      again_object(m, view, &object, start, end);
+    }
+  }
+}
+
+void wane__mark_again(void *unused, uintptr_t start, uintptr_t end) {
+  struct mark_view view = mark_view_now();
+  (void)unused;
+  while (start < end) {
+    size_t i = (start - view.start) >> WANE__BLOCK_LOG2;
+    uintptr_t next = view.start + ((i + 1) << WANE__BLOCK_LOG2);
+    uint64_t head = wane__load_acquire(&view.map[i].head);
+    next = next < end ? next : end;
+    if (head != 0 && wane__head_kind(head) != WANE__KIND_LEAF) {
+      again_group(markers[0], &view, head, view.map[i].marks, start, next);
+    }
+    start = next;
+  }
+}
+
+void wane__mark_all_again(void) { markers[0]->overflowed = true; }
+
 /* Gives back what a deep stack took. */
 static void marker_release(struct marker *m) {
   size_t used = (size_t)(m->highest - m->stack) * sizeof *m->stack;
@@ -979,7 +1047,7 @@ static unsigned mark_rescan(unsigned active) {
   }
 }
 
-void wane__mark_all_stw(unsigned active, struct wane__mark_totals *totals) {
+void wane__mark_all(unsigned active, struct wane__mark_totals *totals) {
   struct marker *first = markers[0];
   do {
     mark_round(active);

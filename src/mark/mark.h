@@ -73,8 +73,15 @@ void wane__mark_add_range(void *unused, uintptr_t start, uintptr_t end,
 struct wane__found;
 void wane__mark_add_fields_stw(const struct wane__found *object);
 
-/* Marks until nothing is left, and adds to the totals. STW. */
-void wane__mark_all_stw(unsigned markers, struct wane__mark_totals *totals);
+/* Marks until nothing is left, and adds to the totals. STW, or beside the
+   program with the dirty tracker armed (mark/dirty.h). */
+void wane__mark_all(unsigned markers, struct wane__mark_totals *totals);
+
+/* Scans once more what is marked of the memory [start, end), which was written
+   to; a wane__dirty_visit. As above. */
+void wane__mark_again(void *unused, uintptr_t start, uintptr_t end);
+/* And of all memory: it is not known what was written to. */
+void wane__mark_all_again(void);
 
 /* The marker threads are gone. */
 void wane__mark_fork_child(void);

@@ -296,7 +296,7 @@ static bool finalizer_is_set_locked(const struct wane__block *group,
 static struct wane__block *cleanup_group_locked(uintptr_t base) {
   struct wane__found object = wane__block_slot_of(base);
   struct wane__block *group = wane__group_of(&object);
-  bool is_dead = wane__load_relaxed(object.mark) != wane__arena.colour;
+  bool is_dead = !wane__mark_lives(wane__load_relaxed(object.mark));
   return is_dead && !finalizer_is_set_locked(group, &object) ? NULL : group;
 }
 
