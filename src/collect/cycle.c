@@ -3,6 +3,7 @@
 
 #include <errno.h>
 #include <string.h>
+#include <stdlib.h>
 
 #include "../../include/wane/collect.h"
 #include "../base/atomic.h"
@@ -173,7 +174,8 @@ static void cycle_stopped_begin(void *arg) {
 static void cycle_mark_beside(struct wane__cycle_trace *trace) {
   uint64_t start = wane__os_now_ns();
   size_t pages = SIZE_MAX;
-  bool ok = wane__dirty_arm();
+  /* arms all, and scans what was allocated, black, since the flip */
+  bool ok = wane__dirty_fetch(wane__mark_again, NULL) != SIZE_MAX;
   wane__mark_all(trace->markers, &trace->totals);
   for (unsigned round = 0; ok && round < ROUNDS_MAX && pages > PAGES_FEW;
        round++) {
@@ -182,7 +184,7 @@ static void cycle_mark_beside(struct wane__cycle_trace *trace) {
     wane__mark_all(trace->markers, &trace->totals);
     trace->rounds++;
   }
-  trace->is_tracked = ok;
+  trace->is_tracked = ok && getenv("NOTRACK") == NULL;
   trace->beside_ns = wane__os_now_ns() - start;
 }
 

@@ -95,10 +95,9 @@ const char *wane__dirty_backend(void) {
   return wane__load_relaxed(&dirty_state) == DIRTY_UFFD ? "uffd" : "none";
 }
 
-static bool dirty_give_up(void) {
+static void dirty_give_up(void) {
   dirty_close();
   wane__store_relaxed(&dirty_state, DIRTY_NONE);
-  return false;
 }
 
 static bool dirty_register(uintptr_t start, uintptr_t end) {
@@ -151,28 +150,11 @@ static bool dirty_next(size_t *at, uintptr_t *start, uintptr_t *end) {
   return from != 0;
 }
 
-bool wane__dirty_arm(void) {
-  if (!dirty_register_new()) {
-    return dirty_give_up();
-  }
-  uintptr_t start;
-  uintptr_t end;
-  for (size_t at = 1; dirty_next(&at, &start, &end);) {
-    struct uffdio_writeprotect request = {.range = {start, end - start},
-                                          .mode = UFFDIO_WRITEPROTECT_MODE_WP};
-    if (wane__os_fault(ENOMEM) ||
-        ioctl(dirty_uffd, UFFDIO_WRITEPROTECT, &request) != 0) {
-      return dirty_give_up();
-    }
-  }
-  return true;
-}
-
 /* False: the system says no. */
 static bool dirty_fetch_stretch(uintptr_t start, uintptr_t end,
                                 wane__dirty_visit *visit, void *ctx,
                                 size_t *pages) {
-  struct dirty_region regions[DIRTY_REGIONS];
+  static struct dirty_region regions[DIRTY_REGIONS]; /* cycle lock */
   while (start < end) {
     struct dirty_scan scan = {.size = sizeof scan,
                               .flags = DIRTY_SCAN_WP_MATCHING |
@@ -201,10 +183,12 @@ size_t wane__dirty_fetch(wane__dirty_visit *visit, void *ctx) {
   uintptr_t start;
   uintptr_t end;
   if (!dirty_register_new()) {
+    dirty_give_up();
     return SIZE_MAX;
   }
   for (size_t at = 1; dirty_next(&at, &start, &end);) {
     if (!dirty_fetch_stretch(start, end, visit, ctx, &pages)) {
+      dirty_give_up();
       return SIZE_MAX;
     }
   }
