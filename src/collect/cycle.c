@@ -257,7 +257,9 @@ static WANE_NOINLINE void cycle_stop(struct wane__cycle_trace *trace,
 
 /* Once the colour has changed, the cycle must be completed. */
 static bool cycle_stop_and_mark(struct wane__cycle_trace *trace) {
-  if (trace->reason != WANE__CYCLE_SHUTDOWN && wane__dirty_is_available()) {
+  bool is_beside =
+      trace->reason != WANE__CYCLE_SHUTDOWN && wane__dirty_is_available();
+  if (is_beside) {
     cycle_stop(trace, cycle_stopped_begin);
     if (!trace->flipped) {
       return false;

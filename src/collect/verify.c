@@ -108,7 +108,7 @@ static void verify_ephemeron(const struct wane_type *any, uintptr_t base) {
   }
   if (!verify_is_alive(pair->weak) ||
       (type->is_both_weak && !verify_is_alive(pair->held))) {
-    if (pair->wait == 0) {
+    if ((pair->wait & ~WANE__WAIT_CHANGED) == 0) {
       wane__internal("INV-ephemeron-1: ephemeron %p with weak word %p does not "
                      "wait for its death",
                      (void *)base, (void *)pair->weak);

@@ -65,17 +65,33 @@ static void waiting_set_fresh(struct wane__waiting *waiting) {
   } while (!wane__cas(&ephemerons.fresh, &first, waiting));
 }
 
+static void pair_set_link(struct wane__pair *pair, uintptr_t link) {
+  uintptr_t old = wane__load_relaxed(&pair->wait);
+  while (!wane__cas(&pair->wait, &old, link | (old & WANE__WAIT_CHANGED))) {
+  }
+}
+
+/* Whoever gets true may put it on a chain. */
+static bool pair_claim(struct wane__pair *pair) {
+  uintptr_t old = wane__load_relaxed(&pair->wait);
+  while ((old & ~WANE__WAIT_CHANGED) == 0) {
+    if (wane__cas(&pair->wait, &old, old | WANE__WAIT_LAST)) {
+      return true;
+    }
+  }
+  return false;
+}
+
 static void chain_push(uintptr_t *chain, uintptr_t object,
                        struct wane__pair *pair) {
   uintptr_t first = wane__load_relaxed(chain);
   do {
-    wane__store_relaxed(&pair->wait, first != 0 ? first : WANE__WAIT_LAST);
+    pair_set_link(pair, first != 0 ? first : WANE__WAIT_LAST);
   } while (!wane__cas(chain, &first, object));
 }
 
 uintptr_t wane__ephemeron_unchain(struct wane__pair *pair) {
-  uintptr_t next = wane__load_relaxed(&pair->wait);
-  wane__store_relaxed(&pair->wait, 0);
+  uintptr_t next = wane__exchange(&pair->wait, 0) & ~WANE__WAIT_CHANGED;
   return next == WANE__WAIT_LAST ? 0 : next;
 }
 
@@ -87,8 +103,7 @@ static uintptr_t *chain_of(const struct wane__waiting *waiting,
 
 static void chain_push_once(uintptr_t *chain, uintptr_t object,
                             struct wane__pair *pair) {
-  uintptr_t free = 0;
-  if (wane__cas(&pair->wait, &free, WANE__WAIT_LAST)) {
+  if (pair_claim(pair)) {
     chain_push(chain, object, pair);
   }
 }
@@ -103,9 +118,10 @@ void wane__ephemeron_note(uintptr_t object, struct wane__pair *pair) {
 
 enum wane__wait wane__ephemeron_wait(uintptr_t object, struct wane__pair *pair,
                                      const struct wane__found *slot) {
-  uintptr_t free = 0;
-  if (!wane__cas(&pair->wait, &free, WANE__WAIT_LAST)) {
-    return WANE__WAIT_ELSEWHERE;
+  if (!pair_claim(pair)) {
+    return (wane__load(&pair->wait) & WANE__WAIT_CHANGED) != 0
+               ? WANE__WAIT_STALE
+               : WANE__WAIT_ELSEWHERE;
   }
   struct wane__block *group = wane__block_at(wane__head_start(slot->head));
   struct wane__waiting *waiting = wane__load_acquire(&group->waiting);

@@ -65,6 +65,7 @@ struct wane__ephemeron_type {
                             itself if it is managed */
   uint32_t pair_offset;
   bool is_both_weak; /* held is not marked either, and counts as weak */
+  bool weak_changes; /* a word that counts as weak may, while both live */
   bool ends_at_shutdown;
   uint32_t cleared_bytes; /* memory that clearing one makes garbage */
   /* The ephemeron has been cleared by a sweep: guarded, or on a thread of the
@@ -113,6 +114,9 @@ struct wane__waiting {
 
 /* Ends a chain. */
 #define WANE__WAIT_LAST ((uintptr_t)1)
+/* Beside the link, or alone: while marking, a word that counts as weak has
+   changed, so it may not be what the ephemeron waits for. */
+#define WANE__WAIT_CHANGED ((uintptr_t)2)
 
 /* What follows in the chain; it is 0 at the end. Out of the chain, it can wait
    again. */
@@ -122,6 +126,7 @@ enum wane__wait {
   WANE__WAIT_DONE,
   WANE__WAIT_MARKED,    /* it does, but the slot is marked: take its chain */
   WANE__WAIT_ELSEWHERE, /* another marker scans it, too; or it is put aside */
+  WANE__WAIT_STALE,     /* it does, but has changed since */
 };
 
 /* Makes an ephemeron wait for an unmarked slot. Markers, STW. */

@@ -260,7 +260,7 @@ static bool marker_scan_pair(struct marker *m, const struct mark_view *view,
   if (weak == WANE__GONE || held == WANE__GONE) {
     return false;
   }
-  if (!marker_has_room(m, 1)) {
+  if (!marker_has_room(m, 2)) {
     wane__ephemeron_put_aside(object, pair);
     m->has_put_aside = true;
     return false;
@@ -268,7 +268,15 @@ static bool marker_scan_pair(struct marker *m, const struct mark_view *view,
   if (mark_is_unmarked(view, weak, out) ||
       (type->is_both_weak && mark_is_unmarked(view, held, out))) {
     enum wane__wait wait = wane__ephemeron_wait(object, pair, out);
-    m->waiting_bytes += wait != WANE__WAIT_ELSEWHERE ? type->cleared_bytes : 0;
+    m->waiting_bytes += wait == WANE__WAIT_DONE || wait == WANE__WAIT_MARKED
+                            ? type->cleared_bytes
+                            : 0;
+    if (wait == WANE__WAIT_STALE) {
+      /* it may wait for what was its weak word before: what it has now lives
+         for this cycle, and the sweep leaves it alone */
+      m->top = mark_push(m->top, view, wane__foreign_translate_stw(weak));
+      m->top = mark_push(m->top, view, wane__foreign_translate_stw(held));
+    }
     return wait == WANE__WAIT_MARKED;
   }
   if (!type->is_both_weak) {

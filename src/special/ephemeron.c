@@ -6,13 +6,26 @@
 /* Ephemerons cleared before others get a chance at the stripe's lock. */
 #define CLEAR_PORTION 64u
 
+/* While marking ran beside the program, it was deleted, or got other words,
+   which then live. */
+static bool sweep_is_changed(const struct wane__ephemeron_type *type,
+                             const struct wane__pair *pair) {
+  uintptr_t weak = wane__load_relaxed(&pair->weak);
+  uintptr_t held = wane__load_relaxed(&pair->held);
+  return weak == WANE__GONE || held == WANE__GONE ||
+         (type->weak_changes && wane__word_lives(weak) &&
+          (!type->is_both_weak || wane__word_lives(held)));
+}
+
 /* Takes the first of a chain off and clears it. */
 static void sweep_first(uintptr_t *chain) {
   uintptr_t object = *chain;
-  struct wane__pair *pair =
-      wane__ephemeron_pair(wane__ephemeron_type_at(object), object);
+  const struct wane__ephemeron_type *type = wane__ephemeron_type_at(object);
+  struct wane__pair *pair = wane__ephemeron_pair(type, object);
   *chain = wane__ephemeron_unchain(pair);
-  wane__ephemeron_clear(object, pair);
+  if (!sweep_is_changed(type, pair)) {
+    wane__ephemeron_clear(object, pair);
+  }
 }
 
 void wane__ephemerons_sweep(struct wane__block *group) {

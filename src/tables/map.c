@@ -142,6 +142,10 @@ static enum change entry_change_guarded(const struct call *call,
       return CHANGE_DIFFERS;
     }
   } while (!wane__cas(entry_value_word(call, entry), old, value));
+  if (wane__is_marking() && (call->map->mode == WANE__TABLE_WEAK_VALUES ||
+                             call->map->mode == WANE__TABLE_WEAK_BOTH)) {
+    wane__or(&entry->pair.wait, WANE__WAIT_CHANGED);
+  }
   return CHANGE_DONE;
 }
 
