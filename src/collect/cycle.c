@@ -238,21 +238,12 @@ static void cycle_stopped(void *arg) {
   trace->finish_ns = end - marked;
 }
 
-/* The caller's registers must be in memory before its stack is scanned. What
-   is scanned begins in this frame: those below it, of the collector itself,
-   come and go during the stop. */
-static WANE_NOINLINE void cycle_stop(struct wane__cycle_trace *trace,
-                                     void (*stopped)(void *trace)) {
-  struct wane__registers registers;
-  wane__registers_save(&registers);
-  uintptr_t frame = (uintptr_t)__builtin_frame_address(0);
-  uintptr_t saved = (uintptr_t)&registers;
-  trace->stack_pointer = frame < saved ? frame : saved;
+static void cycle_stop(struct wane__cycle_trace *trace,
+                       void (*stopped)(void *trace)) {
   wane__lock_acquire(&wane__threads_lock);
   wane__roots_prepare();
   (void)wane__modules_hold(stopped, trace);
   wane__lock_release(&wane__threads_lock);
-  __asm__ volatile("" : : "r"(&registers) : "memory");
 }
 
 /* Once the colour has changed, the cycle must be completed. */
@@ -301,10 +292,12 @@ static void cycle_put_off(void) {
   }
 }
 
-static bool cycle_run_locked(enum wane__cycle_reason reason, bool sweep) {
+static bool cycle_run_locked(enum wane__cycle_reason reason, bool sweep,
+                             uintptr_t stack_pointer) {
   uint64_t start = wane__os_now_ns();
   uint64_t cpu_start = wane__os_thread_cpu_ns();
-  struct wane__cycle_trace trace = {.reason = reason};
+  struct wane__cycle_trace trace = {.reason = reason,
+                                    .stack_pointer = stack_pointer};
   wane__ephemerons_end = reason == WANE__CYCLE_SHUTDOWN;
   wane__background_start();
   wane__pace_prepare();
@@ -359,8 +352,9 @@ static bool cycle_is_due(enum wane__cycle_reason reason, size_t more_bytes) {
 
 /* The cycle lock is waited for unguarded: a thread that waits for a cycle in
    another thread must be able to stop. */
-bool wane__cycle_run(enum wane__cycle_reason reason, bool sweep,
-                     size_t more_bytes) {
+static WANE_NOINLINE bool cycle_run(enum wane__cycle_reason reason, bool sweep,
+                                    size_t more_bytes,
+                                    uintptr_t stack_pointer) {
   int saved = errno;
   uint64_t begun = wane__load(&cycle_begun);
   wane__lock_acquire(&wane__cycle_lock);
@@ -368,7 +362,7 @@ bool wane__cycle_run(enum wane__cycle_reason reason, bool sweep,
   if (reason == WANE__CYCLE_SHUTDOWN ||
       (cycle_completed <= begun && cycle_is_due(reason, more_bytes))) {
     uint64_t number = wane__add(&cycle_begun, 1) + 1;
-    ok = cycle_run_locked(reason, sweep);
+    ok = cycle_run_locked(reason, sweep, stack_pointer);
     cycle_completed = ok ? number : cycle_completed;
   } else if (sweep) {
     wane__sweep_finish_records();
@@ -379,6 +373,21 @@ bool wane__cycle_run(enum wane__cycle_reason reason, bool sweep,
     errno = saved;
     wane__background_wake();
   }
+  return ok;
+}
+
+/* The caller's registers must be in memory before its stack is scanned. What
+   is scanned begins in this frame: those below it are the collector's, come and
+   go, and have words of others in them that came before. */
+bool wane__cycle_run(enum wane__cycle_reason reason, bool sweep,
+                     size_t more_bytes) {
+  struct wane__registers registers;
+  wane__registers_save(&registers);
+  uintptr_t frame = (uintptr_t)__builtin_frame_address(0);
+  uintptr_t saved = (uintptr_t)&registers;
+  bool ok =
+      cycle_run(reason, sweep, more_bytes, frame < saved ? frame : saved);
+  __asm__ volatile("" : : "r"(&registers) : "memory");
   return ok;
 }
 

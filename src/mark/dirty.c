@@ -11,6 +11,7 @@
 
 #include "../base/atomic.h"
 #include "../base/attr.h"
+#include "../base/meta.h"
 #include "../base/options.h"
 #include "../base/os.h"
 #include "../heap/block.h"
@@ -51,6 +52,8 @@ static int dirty_uffd = -1;       /* cycle lock, as all below */
 static int dirty_pagemap = -1;
 static size_t dirty_registered = 1; /* blocks below are, if of the heap */
 static bool dirty_is_outside;       /* the space of the last of them */
+/* What a scan returns; full of addresses, so in memory that is no root. */
+static struct dirty_region *dirty_regions;
 
 static void dirty_close(void) {
   if (dirty_uffd >= 0) {
@@ -74,7 +77,10 @@ static bool dirty_open(void) {
                            .features = DIRTY_FEATURE_WP_ASYNC |
                                        DIRTY_FEATURE_WP_UNPOPULATED};
   dirty_pagemap = wane__os_open("/proc/self/pagemap");
-  return dirty_uffd >= 0 && dirty_pagemap >= 0 &&
+  if (dirty_regions == NULL) {
+    dirty_regions = wane__meta_alloc(DIRTY_REGIONS * sizeof *dirty_regions);
+  }
+  return dirty_uffd >= 0 && dirty_pagemap >= 0 && dirty_regions != NULL &&
          ioctl(dirty_uffd, UFFDIO_API, &api) == 0;
 }
 
@@ -154,14 +160,13 @@ static bool dirty_next(size_t *at, uintptr_t *start, uintptr_t *end) {
 static bool dirty_fetch_stretch(uintptr_t start, uintptr_t end,
                                 wane__dirty_visit *visit, void *ctx,
                                 size_t *pages) {
-  static struct dirty_region regions[DIRTY_REGIONS]; /* cycle lock */
   while (start < end) {
     struct dirty_scan scan = {.size = sizeof scan,
                               .flags = DIRTY_SCAN_WP_MATCHING |
                                        DIRTY_SCAN_CHECK_WPASYNC,
                               .start = start,
                               .end = end,
-                              .vec = (uintptr_t)regions,
+                              .vec = (uintptr_t)dirty_regions,
                               .vec_len = DIRTY_REGIONS,
                               .category_mask = DIRTY_PAGE_WRITTEN,
                               .return_mask = DIRTY_PAGE_WRITTEN};
@@ -170,8 +175,9 @@ static bool dirty_fetch_stretch(uintptr_t start, uintptr_t end,
       return false;
     }
     for (int i = 0; i < n; i++) {
-      *pages += (regions[i].end - regions[i].start) / WANE__PAGE_BYTES_MIN;
-      visit(ctx, regions[i].start, regions[i].end);
+      const struct dirty_region *region = &dirty_regions[i];
+      *pages += (region->end - region->start) / WANE__PAGE_BYTES_MIN;
+      visit(ctx, region->start, region->end);
     }
     start = scan.walk_end;
   }
