@@ -95,6 +95,29 @@ static bool verify_is_alive(uintptr_t word) {
          *found.mark == wane__arena.colour;
 }
 
+/* Whether a dead word's slot has the ephemeron on its chain. */
+static bool verify_is_on_chain(uintptr_t object, uintptr_t word) {
+  struct wane__found found;
+  word = wane__foreign_translate_stw(word);
+  if (word - wane__arena.start >= wane__arena.committed ||
+      !wane__block_resolve(word, wane__arena.start, wane__block_map, &found)) {
+    return false;
+  }
+  const struct wane__block *group = wane__group_of(&found);
+  if (group->waiting == NULL) {
+    return false;
+  }
+  uintptr_t at = group->waiting->chains[found.mark - wane__block_marks(group)];
+  for (int hops = 0; at > 3 && hops < 1000; hops++) {
+    if (at == object) {
+      return true;
+    }
+    at = wane__ephemeron_pair(wane__ephemeron_type_at(at), at)->wait &
+         ~WANE__WAIT_CHANGED;
+  }
+  return at > 3;
+}
+
 static void verify_ephemeron(const struct wane_type *any, uintptr_t base) {
   const struct wane__ephemeron_type *type =
       any != NULL ? wane__ephemeron_type_of(any) : NULL;
@@ -112,6 +135,17 @@ static void verify_ephemeron(const struct wane_type *any, uintptr_t base) {
       wane__internal("INV-ephemeron-1: ephemeron %p with weak word %p does not "
                      "wait for its death",
                      (void *)base, (void *)pair->weak);
+    }
+    if ((verify_is_alive(pair->weak) ||
+         !verify_is_on_chain(base, pair->weak)) &&
+        (!type->is_both_weak || verify_is_alive(pair->held) ||
+         !verify_is_on_chain(base, pair->held))) {
+      wane__internal("ephemeron %p weak %p (%d) held %p (%d) wait %lx is on no "
+                     "chain, both %d changes %d",
+                     (void *)base, (void *)pair->weak,
+                     verify_is_alive(pair->weak), (void *)pair->held,
+                     verify_is_alive(pair->held), (unsigned long)pair->wait,
+                     type->is_both_weak, type->weak_changes);
     }
   } else if (!type->is_both_weak) {
     verify_word(pair->held, base, (uintptr_t)&pair->held);

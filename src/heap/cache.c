@@ -80,11 +80,13 @@ static bool cache_next_run(struct wane__context *self,
   uintptr_t start = wane__block_start(block) + idx * cache->slot_bytes;
   WANE_CHECK(length > 0 && idx + length <= slots,
              "INV-block-1: a run is of free slots of its group");
-  memset(marks + idx, wane__arena.colour, length);
   wane__poison_allow((void *)start, bytes);
   if (!block->clean) {
     memset((void *)start, 0, bytes);
   }
+  /* only then: a marker may look at what has the colour */
+  wane__fence_release();
+  memset(marks + idx, wane__arena.colour, length);
   /* what comes next is most likely free too: it is on its way while the
      program fills this run */
   for (size_t ahead = 0; ahead < RUN_BYTES; ahead += WANE_CACHE_LINE) {
