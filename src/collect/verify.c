@@ -2,6 +2,7 @@
 #include "verify.h"
 
 #include <string.h>
+#include <unistd.h>
 
 #include "../../include/wane/heap.h"
 #include "../base/attr.h"
@@ -68,8 +69,8 @@ static void verify_word(uintptr_t word, uintptr_t parent, uintptr_t at) {
   }
   if (*found.mark != wane__arena.colour) {
     wane__internal(
-        "INV-mark-1: unmarked object %p (%zu bytes) is pointed to from %p "
-        "in %s %p, page %p",
+        "INV-mark-1: pid %d cycle %u unmarked object %p (%zu bytes) is pointed to from %p "
+        "in %s %p, page %p", (int)getpid(), wane__arena.epoch,
         (void *)found.base, wane__found_bytes(&found), (void *)at,
         parent != 0 ? "object" : "roots at",
         (void *)(parent != 0 ? parent : at), (void *)(at & ~4095ul));

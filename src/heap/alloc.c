@@ -98,8 +98,9 @@ static struct wane__block *large_find(size_t blocks, size_t alignment) {
   return block != NULL ? block : wane__extent_take(blocks, alignment, true);
 }
 
-/* The object's address exists before the guard is left, where the thread may
-   stop, and its caller keeps it: nothing else points to the new object. */
+/* It is zeroed before it is an object: a marker may look at it from then on. The
+   object's address exists before the guard is left, where the thread may stop,
+   and its caller keeps it: nothing else points to the new object. */
 static void *large_take(struct wane__context *self, enum wane__kind kind,
                         size_t bytes, size_t alignment,
                         const struct wane_type *type) {
@@ -109,12 +110,16 @@ static void *large_take(struct wane__context *self, enum wane__kind kind,
   struct wane__block *block = large_find(
       blocks,
       alignment <= WANE__BLOCK_BYTES ? 1 : alignment >> WANE__BLOCK_LOG2);
-  if (block != NULL) {
-    object = (void *)wane__block_start(block);
-    wane__block_assign_large(block, kind, bytes, type);
-    wane__poison_allow(object, bytes);
-    wane__class_add_large(block);
+  wane__guard_leave(self);
+  if (block == NULL) {
+    return NULL;
   }
+  wane__poison_allow((void *)wane__block_start(block), bytes);
+  large_zero(block, bytes);
+  wane__guard_enter(self);
+  object = (void *)wane__block_start(block);
+  wane__block_assign_large(block, kind, bytes, type);
+  wane__class_add_large(block);
   wane__guard_leave(self);
   __asm__ volatile("" : : "r"(object) : "memory");
   return object;
@@ -145,7 +150,6 @@ void *wane__heap_alloc_large(enum wane__kind kind, size_t bytes,
   wane__add_relaxed(&wane__heap_meter.since_flip_bytes, rounded);
   wane__add_relaxed(&wane__heap_meter.large_bytes, rounded);
   wane__add_relaxed(&wane__heap_meter.large_objects, 1);
-  large_zero(wane__block_at((uintptr_t)object), rounded);
   errno = saved;
   __asm__ volatile("" : : "r"(object) : "memory");
   return object;
