@@ -71,11 +71,12 @@ static void pair_set_link(struct wane__pair *pair, uintptr_t link) {
   }
 }
 
-/* Whoever gets true may put it on a chain. */
+/* Whoever gets true may put it on a chain. What changed before does not count:
+   the words are read after this. */
 static bool pair_claim(struct wane__pair *pair) {
   uintptr_t old = wane__load_relaxed(&pair->wait);
   while ((old & ~WANE__WAIT_CHANGED) == 0) {
-    if (wane__cas(&pair->wait, &old, old | WANE__WAIT_LAST)) {
+    if (wane__cas(&pair->wait, &old, WANE__WAIT_LAST)) {
       return true;
     }
   }
@@ -117,11 +118,17 @@ void wane__ephemeron_note(uintptr_t object, struct wane__pair *pair) {
 }
 
 enum wane__wait wane__ephemeron_wait(uintptr_t object, struct wane__pair *pair,
+                                     const struct wane__pair *seen,
                                      const struct wane__found *slot) {
   if (!pair_claim(pair)) {
     return (wane__load(&pair->wait) & WANE__WAIT_CHANGED) != 0
                ? WANE__WAIT_STALE
                : WANE__WAIT_ELSEWHERE;
+  }
+  if (wane__load(&pair->weak) != seen->weak ||
+      wane__load(&pair->held) != seen->held) {
+    (void)wane__exchange(&pair->wait, 0);
+    return WANE__WAIT_AGAIN;
   }
   struct wane__block *group = wane__block_at(wane__head_start(slot->head));
   struct wane__waiting *waiting = wane__load_acquire(&group->waiting);

@@ -127,10 +127,13 @@ enum wane__wait {
   WANE__WAIT_MARKED,    /* it does, but the slot is marked: take its chain */
   WANE__WAIT_ELSEWHERE, /* another marker scans it, too; or it is put aside */
   WANE__WAIT_STALE,     /* it does, but has changed since */
+  WANE__WAIT_AGAIN,     /* it does not: its words are others than were seen */
 };
 
-/* Makes an ephemeron wait for an unmarked slot. Markers, STW. */
+/* Makes an ephemeron wait for an unmarked slot, because of the words that were
+   seen in it. Markers. */
 enum wane__wait wane__ephemeron_wait(uintptr_t object, struct wane__pair *pair,
+                                     const struct wane__pair *seen,
                                      const struct wane__found *slot);
 
 /* It is looked at again between rounds. Markers, STW. */

@@ -267,13 +267,17 @@ static bool marker_scan_pair(struct marker *m, const struct mark_view *view,
   }
   if (mark_is_unmarked(view, weak, out) ||
       (type->is_both_weak && mark_is_unmarked(view, held, out))) {
-    enum wane__wait wait = wane__ephemeron_wait(object, pair, out);
+    const struct wane__pair seen = {.weak = weak, .held = held};
+    enum wane__wait wait = wane__ephemeron_wait(object, pair, &seen, out);
+    if (wait == WANE__WAIT_AGAIN) {
+      return marker_scan_pair(m, view, object, type, out);
+    }
     m->waiting_bytes += wait == WANE__WAIT_DONE || wait == WANE__WAIT_MARKED
                             ? type->cleared_bytes
                             : 0;
     if (wait == WANE__WAIT_STALE) {
-      /* it may wait for what was its weak word before: what it has now lives
-         for this cycle, and the sweep leaves it alone */
+      /* it waits for what was a weak word before: what it has now lives for
+         this cycle, and the sweep leaves it alone */
       m->top = mark_push(m->top, view, wane__foreign_translate_stw(weak));
       m->top = mark_push(m->top, view, wane__foreign_translate_stw(held));
     }
