@@ -19,6 +19,7 @@
 #include "heap/class_list.c"
 #include "heap/extent.c"
 #include "heap/foreign.c"
+#include "heap/grey.c"
 #include "heap/object.c"
 #include "heap/outside.c"
 #include "heap/size_class.c"
@@ -33,6 +34,8 @@
 #include "mutator/thread.c"
 
 #include "mark/dirty.c"
+#include "mark/dirty_soft.c"
+#include "mark/dirty_uffd.c"
 #include "mark/ephemeron.c"
 #include "mark/mark.c"
 #include "mark/range.c"
@@ -51,7 +54,9 @@
 #include "special/weak.c"
 
 #include "collect/background.c"
+#include "collect/beside.c"
 #include "collect/check.c"
+#include "collect/collector.c"
 #include "collect/cycle.c"
 #include "collect/fork.c"
 #include "collect/pace.c"

@@ -29,6 +29,7 @@ enum wane__lock_rank {
   WANE__RANK_QUEUE,     /* one callback queue */
   WANE__RANK_POOL,      /* free records of one kind */
   WANE__RANK_FOREIGN,   /* ranges outside the arena */
+  WANE__RANK_GREY,      /* what marking must still see */
   WANE__RANK_META,      /* memory for records */
   WANE__RANK_MARK,      /* queues between markers */
 };

@@ -28,9 +28,9 @@
     "a thread that sweeps and gives memory back between cycles")               \
   X(idle_ms, 2000, 100, 3600000,                                               \
     "without allocation for so long, collect once and give memory back")       \
-  X(dirty, 1, 0, 1,                                                            \
-    "dirty=0: mark with the world stopped, as if the kernel could not tell "   \
-    "which pages were written")                                                \
+  X(dirty, 1, 0, 3,                                                            \
+    "what tells which pages were written while marking: auto (1), softdirty "  \
+    "(2), uffd (3); none (0): mark with the world stopped")                    \
   X(verify, 0, 0, 1,                                                           \
     "after each cycle mark again by simpler code and compare; slow")           \
   X(stress, 0, 0, INT64_MAX,                                                   \

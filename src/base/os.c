@@ -304,6 +304,47 @@ void wane__os_eventfd_set(int fd, bool is_up) {
 }
 
 /* Reads a small file as a string; returns its length or -1. */
+bool wane__os_write_file(const char *path, const char *text) {
+  int fd = (int)syscall(SYS_openat, AT_FDCWD, path, O_WRONLY | O_CLOEXEC, 0);
+  if (fd < 0) {
+    return false;
+  }
+  ssize_t size = (ssize_t)strlen(text);
+  bool ok = syscall(SYS_write, fd, text, size) == size;
+  int saved = errno;
+  wane__os_close(fd);
+  errno = saved;
+  return ok;
+}
+
+bool wane__os_file_is_ours(const struct wane__os_file *file) {
+  struct stat now;
+  return file->fd >= 0 && fstat(file->fd, &now) == 0 &&
+         now.st_dev == file->dev && now.st_ino == file->ino;
+}
+
+bool wane__os_file_set(struct wane__os_file *file, int fd) {
+  struct stat now;
+  if (fd < 0) {
+    return false;
+  }
+  if (fstat(fd, &now) != 0) {
+    wane__os_close(fd);
+    return false;
+  }
+  *file = (struct wane__os_file){fd, now.st_dev, now.st_ino};
+  return true;
+}
+
+void wane__os_file_close(struct wane__os_file *file) {
+  int saved = errno;
+  if (wane__os_file_is_ours(file)) {
+    wane__os_close(file->fd);
+  }
+  file->fd = -1;
+  errno = saved;
+}
+
 static ssize_t os_read_file(const char *path, char *buffer, size_t bytes) {
   int fd = wane__os_open(path);
   if (fd < 0) {

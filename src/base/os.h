@@ -113,6 +113,23 @@ int wane__os_open(const char *path);
 ssize_t wane__os_read_at(int fd, void *to, size_t bytes, uint64_t from);
 ssize_t wane__os_read_link(const char *path, char *to, size_t bytes);
 void wane__os_close(int fd);
+/* Writes a text to a file of the system's. False with errno. */
+bool wane__os_write_file(const char *path, const char *text);
+
+/* An open file of the library's, and what it was when it was opened: a program
+   may close all files it knows nothing of, and get the number for another.
+   None: fd is -1. */
+struct wane__os_file {
+  int fd;
+  dev_t dev;
+  ino_t ino;
+};
+/* Takes fd over; false with errno if it is -1, or nothing can be known of it.
+ */
+bool wane__os_file_set(struct wane__os_file *file, int fd);
+bool wane__os_file_is_ours(const struct wane__os_file *file);
+/* Closes it, if it is. Keeps errno. */
+void wane__os_file_close(struct wane__os_file *file);
 
 /* The mapping of the process that holds addr, from /proc/self/maps. */
 struct wane__os_mapping {

@@ -3,7 +3,6 @@
 
 #include <errno.h>
 #include <string.h>
-#include <stdlib.h>
 
 #include "../../include/wane/collect.h"
 #include "../base/atomic.h"
@@ -29,9 +28,12 @@
 #include "../special/runner.h"
 #include "../special/static.h"
 #include "background.h"
+#include "beside.h"
 #include "check.h"
+#include "collector.h"
 #include "pace.h"
 #include "pauses.h"
+#include "phase.h"
 #include "sweep.h"
 #include "trace.h"
 #include "verify.h"
@@ -48,9 +50,14 @@
 #define SCRUB_BYTES 8192u
 /* Below so much for each marker, waking another costs more than it gains. */
 #define BYTES_PER_MARKER (2u << 20)
-/* Looks at what was written, beside the program, until it is so few pages. */
-#define ROUNDS_MAX 10u
-#define PAGES_FEW 64u
+/* Of the CPUs, what marks beside the program. */
+#define BESIDE_SHARE 4u
+/* In the last stop, for fewer pages another marker is not woken. */
+#define PAGES_PER_MARKER 256u
+/* How long a thread waits at once for marking to get on; and how often for a
+   cycle to begin, until it begins one itself. */
+#define HOLD_NS 200000
+#define HOLDS_MAX 500u
 
 struct wane__lock wane__cycle_lock = WANE__LOCK_INIT(WANE__RANK_CYCLE);
 struct wane__cycle_totals wane__cycle_totals;
@@ -60,6 +67,10 @@ struct wane__cycle_totals wane__cycle_totals;
    after the call was completed. lock: cycle; begun is read without, seq_cst. */
 static uint64_t cycle_begun;
 static uint64_t cycle_completed;
+
+#if WANE_CHECK_LEVEL >= 1
+void (*wane__phase_hook)(enum wane__phase phase);
+#endif
 
 /* Asked once: it means reading files. Cycle lock held. */
 static unsigned cycle_cpus(void) {
@@ -90,22 +101,39 @@ static unsigned cycle_markers_wanted(void) {
   return useful < most ? (unsigned)useful : most;
 }
 
+/* Beside the program: the share of the CPUs. A thread that waits for the cycle
+   gives its own. */
+static unsigned cycle_markers_beside(const struct wane__cycle_trace *trace) {
+  unsigned share = cycle_cpus() / BESIDE_SHARE;
+  share += share == 0 || wane__self->attached;
+  return share < trace->markers ? share : trace->markers;
+}
+
+/* What was allocated since it was asked last: no thread has any pending. STW.
+ */
+static uint64_t cycle_take_allocated_stw(void) {
+  struct wane__heap_meter *meter = &wane__heap_meter;
+  uint64_t since = wane__load_relaxed(&meter->since_flip_bytes);
+  for (struct wane__thread *t = wane__threads; t != NULL; t = t->next) {
+    since += t->context.pending_bytes;
+    t->context.pending_bytes = 0;
+  }
+  wane__store_relaxed(&meter->since_flip_bytes, 0);
+  return since;
+}
+
 /* The flip. STW. */
 static void cycle_flip(struct wane__cycle_trace *trace) {
   struct wane__heap_meter *meter = &wane__heap_meter;
-  uint64_t since = wane__load_relaxed(&meter->since_flip_bytes);
   unsigned threads = 0;
   for (struct wane__thread *t = wane__threads; t != NULL; t = t->next) {
-    since += t->context.pending_bytes;
     threads += t->context.run_bytes != t->context.flip_bytes;
     t->context.flip_bytes = t->context.run_bytes;
-    t->context.pending_bytes = 0;
   }
   wane__pace_set_threads(threads < cycle_cpus() ? threads : cycle_cpus());
-  uint64_t used = meter->live_bytes + since;
+  uint64_t used = meter->live_bytes + cycle_take_allocated_stw();
   trace->before_bytes = used;
   meter->peak_bytes = used > meter->peak_bytes ? used : meter->peak_bytes;
-  wane__store_relaxed(&meter->since_flip_bytes, 0);
   WANE_CHECK(wane__stop_is_world_stopped(),
              "INV-cycle-1: the colour changes with the world stopped");
   wane__arena.colour = (uint8_t)(3 - wane__arena.colour);
@@ -142,12 +170,16 @@ static bool cycle_stop_world(const struct wane__cycle_trace *trace) {
   return false;
 }
 
-/* Roots are copied to a mark stack: what is beyond their end may be gone when
-   the program runs on. */
-static void cycle_copy_root(void *unused, uintptr_t start, uintptr_t end,
-                            bool is_copy) {
-  (void)is_copy;
-  wane__mark_add_range(unused, start, end, true);
+/* Lets the world go on, and counts the stop. Of the time that waking takes, only
+   what this thread works counts: on a busy machine those it wakes may take its
+   CPU, and are not stopped then. */
+static uint64_t cycle_resume(uint64_t begin_ns) {
+  uint64_t pause_ns = wane__os_now_ns() - begin_ns;
+  uint64_t cpu_ns = wane__os_thread_cpu_ns();
+  wane__resume_world();
+  pause_ns += wane__os_thread_cpu_ns() - cpu_ns;
+  wane__pauses_add(pause_ns);
+  return pause_ns;
 }
 
 /* The first stop, if marking happens beside the program. */
@@ -158,34 +190,44 @@ static void cycle_stopped_begin(void *arg) {
     return;
   }
   trace->flipped = true;
-  uint64_t stopped = wane__os_now_ns();
   cycle_flip(trace);
-  wane__roots_each_stw(cycle_copy_root, NULL);
-  wane__records_visit_roots_stw(cycle_copy_root, NULL);
-  wane__resume_world();
-  uint64_t end = wane__os_now_ns();
-  wane__pauses_add(end - begin);
-  trace->stop_ns = stopped - begin;
-  trace->begin_ns = end - begin;
+  wane__pace_begin_marking_stw(trace->before_bytes);
+  wane__beside_begin_stw();
+  trace->begin_ns = cycle_resume(begin);
 }
 
-/* Marks what the roots of the first stop lead to, and what was written
-   meanwhile, until that is little. */
-static void cycle_mark_beside(struct wane__cycle_trace *trace) {
-  uint64_t start = wane__os_now_ns();
-  size_t pages = SIZE_MAX;
-  /* arms all, and scans what was allocated, black, since the flip */
-  bool ok = wane__dirty_fetch(wane__mark_again, NULL) != SIZE_MAX;
-  wane__mark_all(trace->markers, &trace->totals);
-  for (unsigned round = 0; ok && round < ROUNDS_MAX && pages > PAGES_FEW;
-       round++) {
-    pages = wane__dirty_fetch(wane__mark_again, NULL);
-    ok = pages != SIZE_MAX;
-    wane__mark_all(trace->markers, &trace->totals);
-    trace->rounds++;
+/* Hands all that is still to be marked to the markers. STW. Returns how many of
+   them it is worth. */
+static unsigned cycle_add_roots(struct wane__cycle_trace *trace) {
+  if (!trace->flipped) {
+    cycle_flip(trace);
+    wane__roots_each_stw(wane__mark_add_range, NULL);
+    wane__records_tidy_stw();
+    wane__records_visit_roots(wane__mark_add_range, NULL);
+    return trace->markers;
   }
-  trace->is_tracked = ok && getenv("NOTRACK") == NULL;
-  trace->beside_ns = wane__os_now_ns() - start;
+  size_t pages = wane__beside_finish_stw(&trace->beside);
+  trace->beside.is_tracked = pages != SIZE_MAX;
+  trace->pages = pages;
+  size_t useful = 1 + pages / PAGES_PER_MARKER;
+  return useful < trace->markers ? (unsigned)useful : trace->markers;
+}
+
+static void cycle_set_pace(struct wane__cycle_trace *trace) {
+  const struct wane__mark_totals *totals = &trace->totals;
+  uint64_t black = cycle_take_allocated_stw();
+  /* entries of tables whose keys died are garbage, if only for the next cycle:
+     were they to count as live, a table would let the heap grow by them, and
+     grow with it */
+  trace->live_bytes = totals->bytes - totals->outside.bytes + black;
+  wane__store_relaxed(&wane__heap_meter.live_bytes,
+                      trace->live_bytes - totals->waiting_bytes);
+  wane__pace_note_outside_stw(totals->outside.files,
+                              totals->outside.adopted_bytes);
+  if (trace->flipped) {
+    wane__pace_note_beside(black);
+  }
+  wane__pace_set_trigger();
 }
 
 /* The stop that ends marking; the only one, if all of it happens there. */
@@ -197,18 +239,11 @@ static void cycle_stopped(void *arg) {
   }
   trace->ran = true;
   uint64_t stopped = wane__os_now_ns();
-  if (!trace->flipped) {
-    cycle_flip(trace);
-  } else if (!trace->is_tracked ||
-             wane__dirty_fetch(wane__mark_again, NULL) == SIZE_MAX) {
-    wane__mark_all_again();
-  }
-  wane__roots_each_stw(wane__mark_add_range, NULL);
-  wane__records_visit_roots_stw(wane__mark_add_range, NULL);
+  unsigned markers = cycle_add_roots(trace);
   uint64_t roots = wane__os_now_ns();
-  wane__mark_all(trace->markers, &trace->totals);
-  if (wane__finalizers_mark_stw()) {
-    wane__mark_all(trace->markers, &trace->totals);
+  wane__mark_all(markers, &trace->totals);
+  if (!trace->beside.is_tracked && wane__finalizers_mark()) {
+    wane__mark_all(markers, &trace->totals);
   }
   cycle_marked();
   wane__add(&wane__groups_undone, wane__ephemerons_finish_stw());
@@ -219,23 +254,11 @@ static void cycle_stopped(void *arg) {
   if (wane__options.check != 0) {
     wane__check_stw();
   }
-  const struct wane__mark_totals *totals = &trace->totals;
-  /* entries of tables whose keys died are garbage, if only for the next cycle:
-     were they to count as live, a table would let the heap grow by them, and
-     grow with it */
-  trace->live_bytes = totals->bytes - totals->outside.bytes;
-  wane__store_relaxed(&wane__heap_meter.live_bytes,
-                      trace->live_bytes - totals->waiting_bytes);
-  wane__pace_note_outside_stw(totals->outside.files,
-                              totals->outside.adopted_bytes);
-  wane__pace_set_trigger();
-  wane__resume_world();
-  uint64_t end = wane__os_now_ns();
-  wane__pauses_add(end - begin);
+  cycle_set_pace(trace);
+  trace->last_ns = cycle_resume(begin);
   trace->stop_ns = stopped - begin;
   trace->roots_ns = roots - stopped;
   trace->mark_ns = marked - roots;
-  trace->finish_ns = end - marked;
 }
 
 static void cycle_stop(struct wane__cycle_trace *trace,
@@ -248,18 +271,23 @@ static void cycle_stop(struct wane__cycle_trace *trace,
 
 /* Once the colour has changed, the cycle must be completed. */
 static bool cycle_stop_and_mark(struct wane__cycle_trace *trace) {
-  bool is_beside =
-      trace->reason != WANE__CYCLE_SHUTDOWN && wane__dirty_is_available();
-  if (is_beside) {
+  wane__phase(WANE__PHASE_BEFORE_CYCLE);
+  if (trace->reason != WANE__CYCLE_SHUTDOWN && wane__dirty_is_available()) {
     cycle_stop(trace, cycle_stopped_begin);
     if (!trace->flipped) {
       return false;
     }
-    cycle_mark_beside(trace);
+    uint64_t start = wane__os_now_ns();
+    wane__phase(WANE__PHASE_FLIPPED);
+    trace->beside.markers = cycle_markers_beside(trace);
+    wane__beside_mark(&trace->beside, &trace->totals);
+    trace->beside_ns = wane__os_now_ns() - start;
+    wane__phase(WANE__PHASE_BEFORE_STOP);
   }
   do {
     cycle_stop(trace, cycle_stopped);
   } while (!trace->ran && trace->flipped);
+  wane__phase(WANE__PHASE_AFTER_STOP);
   return trace->ran;
 }
 
@@ -282,14 +310,8 @@ static WANE_NOINLINE void cycle_scrub(void) {
 /* A cycle that could not be run is tried again after some more allocation,
    not at every turn. */
 static void cycle_put_off(void) {
-  struct wane__heap_meter *meter = &wane__heap_meter;
   wane__outside_put_off();
-  uint64_t trigger = wane__load_relaxed(&meter->trigger_bytes);
-  uint64_t since = wane__load_relaxed(&meter->since_flip_bytes);
-  if (trigger != UINT64_MAX) {
-    wane__store_relaxed(&meter->trigger_bytes,
-                        (since > trigger ? since : trigger) + RETRY_BYTES);
-  }
+  wane__pace_put_off(RETRY_BYTES);
 }
 
 static bool cycle_run_locked(enum wane__cycle_reason reason, bool sweep,
@@ -300,6 +322,9 @@ static bool cycle_run_locked(enum wane__cycle_reason reason, bool sweep,
                                     .stack_pointer = stack_pointer};
   wane__ephemerons_end = reason == WANE__CYCLE_SHUTDOWN;
   wane__background_start();
+  if (wane__dirty_is_available()) {
+    wane__collector_start();
+  }
   wane__pace_prepare();
   wane__static_forget_closed();
   wane__foreign_prepare();
@@ -326,7 +351,8 @@ static bool cycle_run_locked(enum wane__cycle_reason reason, bool sweep,
   if (reason == WANE__CYCLE_FORCED) {
     wane__store_relaxed(&totals->forced, totals->forced + 1);
   }
-  uint64_t cpu_ns = wane__os_thread_cpu_ns() - cpu_start + trace.totals.helpers_cpu_ns;
+  uint64_t cpu_ns =
+      wane__os_thread_cpu_ns() - cpu_start + trace.totals.helpers_cpu_ns;
   wane__store_relaxed(&totals->cpu_ns, totals->cpu_ns + cpu_ns);
   wane__store_relaxed(&totals->mark_threads, trace.markers);
   wane__store_relaxed(&totals->last_end_ns, end);
@@ -427,12 +453,56 @@ void wane__cycle_wait_for_ends(uint64_t dying, uint64_t adopted_bytes) {
   errno = saved;
 }
 
-void wane__cycle_triggered(size_t more_bytes) {
-  if (!cycle_limit_may_wait()) {
-    wane__cycle_run(wane__pace_is_by_limit() ? WANE__CYCLE_LIMIT
-                                             : WANE__CYCLE_HEAP,
-                    false, more_bytes);
+static enum wane__cycle_reason cycle_trigger_reason(void) {
+  return wane__pace_is_by_limit() ? WANE__CYCLE_LIMIT : WANE__CYCLE_HEAP;
+}
+
+static bool cycle_may_allocate(size_t bytes) {
+  struct wane__context *self = wane__self;
+  wane__guard_enter(self);
+  bool may = wane__pace_may_allocate(bytes);
+  wane__guard_leave(self);
+  return may;
+}
+
+/* With a collector thread, which is asked for a cycle if none is under way. The
+   calling thread waits while it is ahead of the marking, and lets another
+   marker work in its place; or, if the collector does not get to it, runs the
+   cycle itself. */
+static void cycle_hold(size_t more_bytes) {
+  static const uint32_t nothing;
+  bool has_waited = false;
+  for (unsigned holds = 0; !cycle_may_allocate(more_bytes); holds++) {
+    if (wane__is_marking()) {
+      wane__mark_invite();
+      has_waited = true;
+    } else if (has_waited) {
+      return; /* the cycle is over: that is all that waiting can do */
+    } else if (more_bytes >= wane__load_relaxed(
+                                 &wane__heap_meter.trigger_bytes) ||
+               holds == HOLDS_MAX) {
+      wane__cycle_run(cycle_trigger_reason(), false, more_bytes);
+      return;
+    }
+    (void)wane__os_futex_wait(&nothing, 0, HOLD_NS);
   }
+}
+
+void wane__cycle_triggered(size_t more_bytes) {
+  bool is_marking = wane__is_marking();
+  if (!is_marking && cycle_limit_may_wait()) {
+    return;
+  }
+  if (!wane__collector_is_ready()) {
+    wane__cycle_run(cycle_trigger_reason(), false, more_bytes);
+    return;
+  }
+  int saved = errno;
+  if (!is_marking) {
+    wane__collector_ask(cycle_trigger_reason());
+  }
+  cycle_hold(more_bytes);
+  errno = saved;
 }
 
 /* A cycle that could not be run is not tried again for each allocation that

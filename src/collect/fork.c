@@ -12,6 +12,7 @@
 #include "../heap/class_list.h"
 #include "../heap/extent.h"
 #include "../heap/foreign.h"
+#include "../heap/grey.h"
 #include "../heap/hooks.h"
 #include "../mark/dirty.h"
 #include "../mark/mark.h"
@@ -20,6 +21,7 @@
 #include "../special/fork.h"
 #include "../special/group.h"
 #include "background.h"
+#include "collector.h"
 #include "cycle.h"
 
 static void fork_prepare(void) {
@@ -79,6 +81,8 @@ static void fork_child(void) {
   wane__mark_fork_child();
   wane__dirty_fork_child();
   wane__background_fork_child();
+  wane__collector_fork_child();
+  wane__grey_fork_child();
   fork_pending = wane__arena.start != 0;
   wane__hooks.forked();
 }

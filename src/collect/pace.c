@@ -12,11 +12,18 @@
 #include "../heap/heap.h"
 #include "../heap/hooks.h"
 #include "../heap/outside.h"
+#include "../mark/mark.h"
 
 #define PACE_PERCENT_DEFAULT 100
 #define PACE_MINIMUM (4ull << 20)
 #define PACE_ROOM_MIN (1ull << 20)
 #define PACE_EXTRA_MAX (64ull << 20)
+/* Parts of a growth, and of a goal. */
+#define PACE_EARLY_LEAST 20
+#define PACE_ROOM_LEAST 16
+#define PACE_TAIL 12
+/* Between two looks at how far marking has come. */
+#define PACE_STEP (256ull << 10)
 #define OUTSIDE_MINIMUM 1024ull
 #define OUTSIDE_HEAP_FOR_ONE (64ull << 10)
 #define OUTSIDE_ADOPTED_MINIMUM (64ull << 20)
@@ -34,8 +41,18 @@ static bool pace_by_limit;        /* relaxed */
 static unsigned pace_threads = 1; /* relaxed */
 static bool pace_tight;           /* relaxed */
 static uint64_t pace_maps_max;    /* 0: not asked yet. relaxed */
+static uint64_t pace_growth = UINT64_MAX; /* to the goal, from what lived at the
+                                             end of the last cycle. relaxed */
+static uint64_t pace_beside; /* allocated while a cycle marks, as it seems.
+                                relaxed */
+static struct wane__pace_marking pace_marking; /* STW; marked is not kept; ending
+                                                  relaxed */
 static uint64_t pace_files;       /* live. relaxed, as is the next */
 static uint64_t pace_adopted_bytes;
+
+static uint64_t pace_max(uint64_t a, uint64_t b) { return a > b ? a : b; }
+
+static uint64_t pace_min(uint64_t a, uint64_t b) { return a < b ? a : b; }
 
 struct wane__pace_output wane__pace(const struct wane__pace_input *in) {
   struct wane__pace_output out = {.growth_bytes = UINT64_MAX};
@@ -66,9 +83,45 @@ struct wane__pace_output wane__pace(const struct wane__pace_input *in) {
   return out;
 }
 
-static uint64_t pace_max(uint64_t a, uint64_t b) { return a > b ? a : b; }
 
-static uint64_t pace_min(uint64_t a, uint64_t b) { return a < b ? a : b; }
+uint64_t wane__pace_trigger(uint64_t growth_bytes, uint64_t beside_bytes) {
+  if (growth_bytes == UINT64_MAX || beside_bytes == 0) {
+    return growth_bytes;
+  }
+  uint64_t early = beside_bytes + beside_bytes / 4;
+  early = pace_max(early, growth_bytes / PACE_EARLY_LEAST);
+  return growth_bytes - pace_min(early, growth_bytes / 2);
+}
+
+uint64_t wane__pace_beside(uint64_t before_bytes, uint64_t now_bytes) {
+  return now_bytes >= before_bytes
+             ? now_bytes
+             : before_bytes - (before_bytes - now_bytes) / 4;
+}
+
+/* a * b / c without overflow for b <= c. */
+static uint64_t pace_share(uint64_t a, uint64_t b, uint64_t c) {
+  return (uint64_t)((double)a * ((double)b / (double)c));
+}
+
+uint64_t wane__pace_allowance(const struct wane__pace_marking *in) {
+  uint64_t room =
+      in->goal_bytes > in->used_bytes ? in->goal_bytes - in->used_bytes : 0;
+  room = pace_max(room, in->goal_bytes / PACE_ROOM_LEAST);
+  uint64_t tail = in->goal_bytes / PACE_TAIL;
+  if (in->is_ending) {
+    return room + tail;
+  }
+  if (in->marked_bytes < in->expected_bytes) {
+    return room / 8 + pace_share(room - room / 8, in->marked_bytes,
+                                 in->expected_bytes);
+  }
+  uint64_t more = pace_min(in->marked_bytes, in->used_bytes);
+  return more <= in->expected_bytes
+             ? room
+             : room + pace_share(tail, more - in->expected_bytes,
+                                 in->used_bytes - in->expected_bytes);
+}
 
 static uint64_t pace_percent_of(uint64_t n, int percent) {
   uint64_t factor = percent == 0 ? 1 : (uint64_t)percent;
@@ -162,6 +215,19 @@ static void pace_set_outside(uint64_t blocks_left) {
   wane__store_relaxed(&meter->trigger_adopted_bytes, out.adopted_bytes);
 }
 
+static void pace_set_trigger(uint64_t bytes) {
+  wane__store_relaxed(&wane__heap_meter.trigger_bytes, bytes);
+  wane__store_relaxed(&wane__heap_meter.ask_bytes, bytes);
+}
+
+void wane__pace_put_off(uint64_t bytes) {
+  uint64_t trigger = wane__load_relaxed(&wane__heap_meter.trigger_bytes);
+  uint64_t since = wane__load_relaxed(&wane__heap_meter.since_flip_bytes);
+  if (trigger != UINT64_MAX) {
+    pace_set_trigger(pace_max(since, trigger) + bytes);
+  }
+}
+
 void wane__pace_set_trigger(void) {
   struct wane__extent_totals totals;
   wane__extent_read_totals(&totals);
@@ -182,8 +248,50 @@ void wane__pace_set_trigger(void) {
   struct wane__pace_output out = wane__pace(&in);
   wane__store_relaxed(&pace_by_limit, out.by_limit);
   wane__store_relaxed(&pace_tight, out.tight);
-  wane__store_relaxed(&wane__heap_meter.trigger_bytes, out.growth_bytes);
+  wane__store_relaxed(&pace_growth, out.growth_bytes);
+  pace_set_trigger(
+      wane__pace_trigger(out.growth_bytes, wane__load_relaxed(&pace_beside)));
   pace_set_outside(totals.outside_left_blocks);
+}
+
+void wane__pace_note_beside(uint64_t bytes) {
+  wane__store_relaxed(&pace_beside,
+                      wane__pace_beside(wane__load_relaxed(&pace_beside), bytes));
+}
+
+void wane__pace_begin_marking_stw(uint64_t used_bytes) {
+  uint64_t live = wane__load_relaxed(&wane__heap_meter.live_bytes);
+  uint64_t growth = wane__load_relaxed(&pace_growth);
+  /* a program that never wants cycles, and gets one, has no goal */
+  uint64_t goal = growth < UINT64_MAX - live ? live + growth : UINT64_MAX / 2;
+  pace_marking = (struct wane__pace_marking){
+      .used_bytes = used_bytes, .goal_bytes = goal, .expected_bytes = live};
+  wane__store_relaxed(&wane__heap_meter.ask_bytes,
+                      wane__pace_allowance(&pace_marking));
+}
+
+void wane__pace_set_ending(bool is_ending) {
+  wane__store_relaxed(&pace_marking.is_ending, is_ending);
+}
+
+bool wane__pace_may_allocate(size_t more_bytes) {
+  uint64_t since =
+      wane__load_relaxed(&wane__heap_meter.since_flip_bytes) + more_bytes;
+  uint64_t allowed;
+  if (wane__is_marking()) {
+    struct wane__pace_marking now = pace_marking;
+    now.marked_bytes = wane__mark_progress();
+    allowed = wane__pace_allowance(&now);
+  } else {
+    uint64_t growth = wane__load_relaxed(&pace_growth);
+    allowed = growth + growth / PACE_TAIL;
+  }
+  if (since >= allowed) {
+    return false;
+  }
+  wane__store_relaxed(&wane__heap_meter.ask_bytes,
+                      pace_min(since + PACE_STEP, allowed));
+  return true;
 }
 
 void wane__pace_init(void) {
@@ -193,7 +301,8 @@ void wane__pace_init(void) {
   struct wane__pace_input in = {.is_percent_set = pace_percent_set,
                                 .percent = pace_percent,
                                 .limit_bytes = UINT64_MAX};
-  wane__heap_meter.trigger_bytes = wane__pace(&in).growth_bytes;
+  pace_growth = wane__pace(&in).growth_bytes;
+  pace_set_trigger(pace_growth);
   pace_set_outside((uint64_t)wane__options.reserve_mb << 20 >>
                    WANE__BLOCK_LOG2);
 }

@@ -18,8 +18,11 @@
  * limits for reducing browser memory use, 2022); a quarter more below 256 MiB
  * of live heap, and a fixed amount above, is near enough to it.
  *
- * The world is stopped while marking, so a cycle ends where it begins and the
- * growth needs no head start.
+ * Where marking happens beside the program, the program allocates meanwhile, so
+ * a cycle begins earlier (wane__pace_trigger), and what may be allocated while
+ * it marks depends on how far it has come (wane__pace_allowance): a thread that
+ * is ahead of that waits, for fractions of a millisecond, and one marker more
+ * works in its place. What was allocated while marking counts as live.
  */
 #ifndef WANE_COLLECT_PACE_H
 #define WANE_COLLECT_PACE_H
@@ -44,6 +47,30 @@ struct wane__pace_output {
 };
 
 struct wane__pace_output wane__pace(const struct wane__pace_input *in);
+
+/* At which of these bytes a cycle begins. beside_bytes: what was allocated
+   while the last ones marked. A quarter is added for what cannot be foreseen;
+   at least a twentieth of the growth is kept, at most half of it given up. */
+uint64_t wane__pace_trigger(uint64_t growth_bytes, uint64_t beside_bytes);
+/* The estimate for the next one, from the last: moves up at once, and down by
+   a quarter of the difference. */
+uint64_t wane__pace_beside(uint64_t before_bytes, uint64_t now_bytes);
+
+/* A cycle that marks beside the program, all in bytes. */
+struct wane__pace_marking {
+  uint64_t used_bytes;     /* when it began */
+  uint64_t goal_bytes;     /* which the heap should not exceed */
+  uint64_t expected_bytes; /* that will live, as it seems: the last result */
+  uint64_t marked_bytes;   /* so far */
+  bool is_ending;          /* all that was expected to be marked is */
+};
+/* How much may be allocated from the beginning of such a cycle until the moment
+   that the numbers are of. An eighth of the room below the goal at once; the
+   rest as what is expected is marked; then, as more is found, and towards the
+   end, a twelfth of the goal more: so the heap stays below 1.1 times the goal.
+   The room counts as a sixteenth of the goal at least, so that a cycle that
+   begins late does not stop the program. */
+uint64_t wane__pace_allowance(const struct wane__pace_marking *in);
 
 /* The same for what is not memory of the heap: how many files may be mapped,
    how many blocks of addresses be taken, how many bytes adopted, until a cycle
@@ -89,6 +116,18 @@ void wane__pace_set_threads(unsigned threads);
 void wane__pace_note_outside_stw(uint64_t files, uint64_t adopted_bytes);
 /* Sets the triggers from the last cycle's result and the settings. */
 void wane__pace_set_trigger(void);
+/* How much was allocated while a cycle marked; 0: in one stop. lock: cycle. */
+void wane__pace_note_beside(uint64_t bytes);
+/* A cycle begins to mark beside the program: until its end the trigger is what
+   may be allocated. STW. */
+void wane__pace_begin_marking_stw(uint64_t used_bytes);
+/* A cycle that could not be run is due again after so many bytes. */
+void wane__pace_put_off(uint64_t bytes);
+/* Whether so many bytes more may be allocated while a cycle marks, or one is
+   due; if so, says when to ask again. Guarded. */
+bool wane__pace_may_allocate(size_t more_bytes);
+/* Marking is in its last rounds, or not. lock: cycle. */
+void wane__pace_set_ending(bool is_ending);
 bool wane__pace_is_by_limit(void);
 bool wane__pace_is_tight(void);
 void wane__pace_init(void);

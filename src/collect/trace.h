@@ -6,16 +6,17 @@
 #include <stdint.h>
 
 #include "../mark/mark.h"
+#include "beside.h"
 #include "cycle.h"
 
 struct wane__cycle_trace {
   enum wane__cycle_reason reason;
   uintptr_t stack_pointer; /* of the collecting thread's caller */
   bool flipped;            /* in a stop of its own */
-  bool is_tracked;         /* what was written since, is known */
   bool ran;                /* the world could be stopped at the end */
   struct wane__mark_totals totals;
-  unsigned rounds;    /* of looking at what was written */
+  struct wane__beside beside;
+  size_t pages;       /* that the last stop looked at */
   uint64_t begin_ns;  /* the first stop */
   uint64_t beside_ns; /* marking beside the program */
   uint64_t number;
@@ -25,7 +26,7 @@ struct wane__cycle_trace {
   uint64_t stop_ns;         /* until all threads were stopped */
   uint64_t roots_ns;
   uint64_t mark_ns;
-  uint64_t finish_ns; /* from the end of marking to the last thread's waking */
+  uint64_t last_ns;   /* all of the last stop, or of the only one */
   uint64_t before_bytes;   /* in use when the cycle began */
   uint64_t live_bytes;     /* found live */
 };

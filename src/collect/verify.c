@@ -2,7 +2,6 @@
 #include "verify.h"
 
 #include <string.h>
-#include <unistd.h>
 
 #include "../../include/wane/heap.h"
 #include "../base/attr.h"
@@ -69,8 +68,8 @@ static void verify_word(uintptr_t word, uintptr_t parent, uintptr_t at) {
   }
   if (*found.mark != wane__arena.colour) {
     wane__internal(
-        "INV-mark-1: pid %d cycle %u unmarked object %p (%zu bytes) is pointed to from %p "
-        "in %s %p, page %p", (int)getpid(), wane__arena.epoch,
+        "INV-mark-1: unmarked object %p (%zu bytes) is pointed to from %p "
+        "in %s %p, page %p",
         (void *)found.base, wane__found_bytes(&found), (void *)at,
         parent != 0 ? "object" : "roots at",
         (void *)(parent != 0 ? parent : at), (void *)(at & ~4095ul));
@@ -223,7 +222,7 @@ void wane__verify_stw(void) {
           : 0;
   wane__poison_quiet_begin();
   wane__roots_each_stw(verify_root, NULL);
-  wane__records_visit_roots_stw(verify_root, NULL);
-  wane__group_each_finalizable_stw(false, verify_fields, NULL);
+  wane__records_visit_roots(verify_root, NULL);
+  wane__group_each_finalizable(false, verify_fields, NULL);
   wane__poison_quiet_end();
 }

@@ -23,12 +23,13 @@
 #define PENDING_BYTES (WANE__BLOCK_BYTES)
 #define ALIGNMENT_MAX ((size_t)2 << 20)
 
-struct wane__heap_meter wane__heap_meter = {.trigger_bytes = 4u << 20};
+struct wane__heap_meter wane__heap_meter = {.ask_bytes = 4u << 20,
+                                            .trigger_bytes = 4u << 20};
 
-/* Runs a cycle first, if bytes more reach the trigger. */
+/* Asks first, if bytes more are too many to go on without. */
 static void heap_make_way(size_t bytes) {
   uint64_t sum = wane__load_relaxed(&wane__heap_meter.since_flip_bytes) + bytes;
-  if (sum >= wane__load_relaxed(&wane__heap_meter.trigger_bytes)) {
+  if (sum >= wane__load_relaxed(&wane__heap_meter.ask_bytes)) {
     wane__hooks.collect_triggered(bytes);
   }
 }
@@ -54,6 +55,9 @@ WANE_NOINLINE void *wane__heap_alloc_small(enum wane__kind kind, size_t bytes) {
     wane__store_relaxed(&self->pending_bytes, 0);
     wane__add_relaxed(&wane__heap_meter.since_flip_bytes, pending);
     heap_make_way(0);
+  }
+  if (WANE_UNLIKELY(wane__load_relaxed(&wane__heap_meter.is_slow))) {
+    wane__hooks.slow();
   }
   void *object = NULL;
   for (int attempt = 0; object == NULL && attempt < 2; attempt++) {

@@ -16,6 +16,8 @@
 /* A run is at most so long, so that the zeroed memory is still in the first
    cache level when the program writes to it. */
 #define RUN_BYTES 4096u
+/* Of one while marking wants the program slow. */
+#define RUN_BYTES_SLOW 1024u
 /* Before the arena grows, so many unswept groups are looked into. */
 #define SWEEP_BEFORE_GROWTH 16
 
@@ -58,7 +60,10 @@ static size_t run_slots_max(uint32_t slot_bytes) {
   if (wane__options.stress != 0 || wane__options.poison != 0) {
     return 1; /* every allocation comes by the slow path */
   }
-  return slot_bytes >= RUN_BYTES ? 1 : RUN_BYTES / slot_bytes;
+  uint32_t bytes = wane__load_relaxed(&wane__heap_meter.is_slow)
+                       ? RUN_BYTES_SLOW
+                       : RUN_BYTES;
+  return slot_bytes >= bytes ? 1 : bytes / slot_bytes;
 }
 
 /* Cuts the next run from the cache's group; false if it has none. */

@@ -18,7 +18,12 @@ struct wane_type;
 
 struct wane__heap_meter {
   uint64_t since_flip_bytes; /* handed out as runs or large. relaxed */
+  uint64_t ask_bytes;        /* at this an allocation asks the pacing: is a
+                                cycle due, may it go on while one marks?
+                                relaxed */
   uint64_t trigger_bytes;    /* a cycle is due at this. relaxed */
+  bool is_slow; /* marking comes to an end: threads take small runs, and wait
+                   for each (collect/beside.h). relaxed */
   uint64_t retired_bytes;    /* counts of threads that are gone. relaxed */
   uint64_t retired_objects;
   uint64_t large_bytes; /* in all. relaxed */

@@ -17,9 +17,12 @@ struct wane__hooks {
   /* Starts the library if need be and makes the calling thread known. NULL
      with ENOMEM if there is no memory for its record. */
   struct wane__context *(*attach)(void);
-  /* The heap has reached its trigger, or will with so many bytes more: a
-     cycle, unless another thread just ran one. Not guarded. */
+  /* The heap has reached what may be allocated without asking, or will with so
+     many bytes more: a cycle, unless another thread just ran one; or waiting
+     for the one that marks. Not guarded. */
   void (*collect_triggered)(size_t more_bytes);
+  /* Marking asks threads to allocate less for a moment. Not guarded. */
+  void (*slow)(void);
   /* A full cycle with its sweep, to make room. Not guarded. */
   void (*collect_for_room)(void);
   /* Every Nth allocation in stress mode. Not guarded. */

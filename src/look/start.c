@@ -15,6 +15,7 @@
 #include "../base/check.h"
 #include "../base/options.h"
 #include "../collect/background.h"
+#include "../collect/beside.h"
 #include "../collect/cycle.h"
 #include "../collect/fork.h"
 #include "../collect/pace.h"
@@ -76,6 +77,7 @@ static struct wane__context *start_attach(void) {
 const struct wane__hooks wane__hooks = {
     .attach = start_attach,
     .collect_triggered = wane__cycle_triggered,
+    .slow = wane__beside_slow,
     .collect_for_room = wane__cycle_for_room,
     .collect_for_stress = wane__cycle_for_stress,
     .sweep = wane__sweep_group,

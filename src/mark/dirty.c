@@ -1,123 +1,97 @@
-/* The dirty tracker; see dirty.h. */
-#define _GNU_SOURCE
+/* The dirty tracker: choosing a backend, and which memory of the heap is
+   tracked; see dirty.h. */
 #include "dirty.h"
 
 #include <errno.h>
-#include <fcntl.h>
-#include <linux/userfaultfd.h>
-#include <sys/ioctl.h>
-#include <sys/syscall.h>
-#include <unistd.h>
 
 #include "../base/atomic.h"
 #include "../base/attr.h"
-#include "../base/meta.h"
+#include "../base/check.h"
 #include "../base/options.h"
 #include "../base/os.h"
 #include "../heap/block.h"
 
-/* Of <linux/fs.h> and <linux/userfaultfd.h>, which may be older here than the
-   kernel that the program meets. */
-struct dirty_region {
-  uint64_t start;
-  uint64_t end;
-  uint64_t categories;
+/* Values of the option. */
+enum dirty_choice {
+  DIRTY_CHOICE_NONE,
+  DIRTY_CHOICE_AUTO,
+  DIRTY_CHOICE_SOFT,
+  DIRTY_CHOICE_UFFD,
 };
-struct dirty_scan {
-  uint64_t size;
-  uint64_t flags;
-  uint64_t start;
-  uint64_t end;
-  uint64_t walk_end;
-  uint64_t vec;
-  uint64_t vec_len;
-  uint64_t max_pages;
-  uint64_t category_inverted;
-  uint64_t category_mask;
-  uint64_t category_anyof_mask;
-  uint64_t return_mask;
-};
-#define DIRTY_PAGEMAP_SCAN _IOWR('f', 16, struct dirty_scan)
-#define DIRTY_SCAN_WP_MATCHING 1u
-#define DIRTY_SCAN_CHECK_WPASYNC 2u
-#define DIRTY_PAGE_WRITTEN 2u
-#define DIRTY_FEATURE_WP_UNPOPULATED ((uint64_t)1 << 13)
-#define DIRTY_FEATURE_WP_ASYNC ((uint64_t)1 << 15)
-#define DIRTY_USER_MODE_ONLY 1
 
-#define DIRTY_REGIONS 512u
+static const struct wane__dirty_ops dirty_none = {.name = "none"};
+static const struct wane__dirty_ops *dirty_ops; /* NULL: not known yet.
+                                                   relaxed */
+static size_t dirty_watched = 1; /* blocks below are, if of the heap. cycle
+                                    lock, as is the next */
+static bool dirty_is_outside;    /* the space of the last of them */
 
-static enum { DIRTY_UNKNOWN, DIRTY_NONE, DIRTY_UFFD } dirty_state; /* relaxed */
-static int dirty_uffd = -1;       /* cycle lock, as all below */
-static int dirty_pagemap = -1;
-static size_t dirty_registered = 1; /* blocks below are, if of the heap */
-static bool dirty_is_outside;       /* the space of the last of them */
-/* What a scan returns; full of addresses, so in memory that is no root. */
-static struct dirty_region *dirty_regions;
-
-static void dirty_close(void) {
-  if (dirty_uffd >= 0) {
-    wane__os_close(dirty_uffd);
-  }
-  if (dirty_pagemap >= 0) {
-    wane__os_close(dirty_pagemap);
-  }
-  dirty_uffd = dirty_pagemap = -1;
-  dirty_registered = 1;
+static void dirty_set(const struct wane__dirty_ops *ops) {
+  wane__store_relaxed(&dirty_ops, ops);
+  dirty_watched = 1;
   dirty_is_outside = false;
 }
 
-static bool dirty_open(void) {
-  if (wane__os_fault(ENOSYS)) {
-    return false;
+/* It may work another time. */
+static bool dirty_is_passing(int error) {
+  return error == EMFILE || error == ENFILE || error == ENOMEM ||
+         error == EAGAIN;
+}
+
+static bool dirty_try(const struct wane__dirty_ops *ops, bool *is_passing) {
+  if (ops->open()) {
+    dirty_set(ops);
+    return true;
   }
-  dirty_uffd = (int)syscall(SYS_userfaultfd,
-                            O_CLOEXEC | O_NONBLOCK | DIRTY_USER_MODE_ONLY);
-  struct uffdio_api api = {.api = UFFD_API,
-                           .features = DIRTY_FEATURE_WP_ASYNC |
-                                       DIRTY_FEATURE_WP_UNPOPULATED};
-  dirty_pagemap = wane__os_open("/proc/self/pagemap");
-  if (dirty_regions == NULL) {
-    dirty_regions = wane__meta_alloc(DIRTY_REGIONS * sizeof *dirty_regions);
+  *is_passing = *is_passing || dirty_is_passing(errno);
+  ops->close();
+  return false;
+}
+
+static void dirty_choose(void) {
+  int64_t choice = wane__options.dirty;
+  bool is_passing = false;
+  bool may = choice != DIRTY_CHOICE_NONE && !wane__os_has_tsan();
+  if (may && choice != DIRTY_CHOICE_SOFT &&
+      dirty_try(&wane__dirty_uffd, &is_passing)) {
+    return;
   }
-  return dirty_uffd >= 0 && dirty_pagemap >= 0 && dirty_regions != NULL &&
-         ioctl(dirty_uffd, UFFDIO_API, &api) == 0;
+  if (may && choice != DIRTY_CHOICE_UFFD &&
+      dirty_try(&wane__dirty_soft, &is_passing)) {
+    return;
+  }
+  if (choice > DIRTY_CHOICE_AUTO) {
+    wane__log("WANE_OPTIONS: the system does not offer dirty=%s",
+              choice == DIRTY_CHOICE_UFFD ? "uffd" : "softdirty");
+  }
+  if (!is_passing) {
+    dirty_set(&dirty_none);
+  }
 }
 
 bool wane__dirty_is_available(void) {
-  if (dirty_state == DIRTY_UNKNOWN) {
+  if (dirty_ops == NULL) {
     int saved = errno;
-    bool ok = wane__options.dirty != 0 && !wane__os_has_tsan() && dirty_open();
-    if (!ok) {
-      dirty_close();
-    }
-    wane__store_relaxed(&dirty_state, ok ? DIRTY_UFFD : DIRTY_NONE);
+    dirty_choose();
     errno = saved;
   }
-  return dirty_state == DIRTY_UFFD;
+  return dirty_ops != NULL && dirty_ops != &dirty_none;
 }
 
 const char *wane__dirty_backend(void) {
-  return wane__load_relaxed(&dirty_state) == DIRTY_UFFD ? "uffd" : "none";
+  const struct wane__dirty_ops *ops = wane__load_relaxed(&dirty_ops);
+  return ops != NULL ? ops->name : dirty_none.name;
 }
 
 static void dirty_give_up(void) {
-  dirty_close();
-  wane__store_relaxed(&dirty_state, DIRTY_NONE);
-}
-
-static bool dirty_register(uintptr_t start, uintptr_t end) {
-  struct uffdio_register request = {.range = {start, end - start},
-                                    .mode = UFFDIO_REGISTER_MODE_WP};
-  return start == end ||
-         (!wane__os_fault(ENOMEM) &&
-          ioctl(dirty_uffd, UFFDIO_REGISTER, &request) == 0);
+  dirty_ops->close();
+  dirty_set(&dirty_none);
 }
 
 /* What the heap has grown by since. */
-static bool dirty_register_new(void) {
+static bool dirty_watch_new(void) {
   size_t count = wane__load_acquire(&wane__arena.committed) >> WANE__BLOCK_LOG2;
-  size_t i = dirty_registered;
+  size_t i = dirty_watched;
   while (i < count) {
     size_t from = i;
     do {
@@ -125,20 +99,31 @@ static bool dirty_register_new(void) {
     } while (i < count && !wane__blocks[i].is_wall);
     dirty_is_outside = dirty_is_outside != wane__blocks[from].is_wall;
     if (!dirty_is_outside &&
-        !dirty_register(wane__block_start(&wane__blocks[from]),
-                        wane__arena.start + (i << WANE__BLOCK_LOG2))) {
+        !dirty_ops->watch(wane__block_start(&wane__blocks[from]),
+                          wane__arena.start + (i << WANE__BLOCK_LOG2))) {
       return false;
     }
   }
-  dirty_registered = count;
+  dirty_watched = count;
   return true;
+}
+
+bool wane__dirty_begin(void) {
+  if (dirty_ops->begin()) {
+    return true;
+  }
+  /* the program closed our files, perhaps */
+  const struct wane__dirty_ops *ops = dirty_ops;
+  dirty_give_up();
+  bool is_passing = false;
+  return dirty_try(ops, &is_passing) && ops->begin();
 }
 
 /* The next stretch of groups that may hold pointers, from block *at on. */
 static bool dirty_next(size_t *at, uintptr_t *start, uintptr_t *end) {
   size_t i = *at;
   size_t from = 0;
-  while (i < dirty_registered) {
+  while (i < dirty_watched) {
     uint64_t head = wane__load_acquire(&wane__block_map[i].head);
     if (head == 0 || wane__head_kind(head) == WANE__KIND_LEAF) {
       if (from != 0) {
@@ -156,54 +141,51 @@ static bool dirty_next(size_t *at, uintptr_t *start, uintptr_t *end) {
   return from != 0;
 }
 
-/* False: the system says no. */
-static bool dirty_fetch_stretch(uintptr_t start, uintptr_t end,
-                                wane__dirty_visit *visit, void *ctx,
-                                size_t *pages) {
-  while (start < end) {
-    struct dirty_scan scan = {.size = sizeof scan,
-                              .flags = DIRTY_SCAN_WP_MATCHING |
-                                       DIRTY_SCAN_CHECK_WPASYNC,
-                              .start = start,
-                              .end = end,
-                              .vec = (uintptr_t)dirty_regions,
-                              .vec_len = DIRTY_REGIONS,
-                              .category_mask = DIRTY_PAGE_WRITTEN,
-                              .return_mask = DIRTY_PAGE_WRITTEN};
-    int n = ioctl(dirty_pagemap, DIRTY_PAGEMAP_SCAN, &scan);
-    if (n < 0) {
+static bool dirty_fetch_all(enum wane__dirty_fetch which, wane__dirty_visit *visit, void *ctx,
+                            size_t *pages) {
+  uintptr_t start;
+  uintptr_t end;
+  if (!dirty_watch_new()) {
+    return false;
+  }
+  for (size_t at = 1; dirty_next(&at, &start, &end);) {
+    if (!dirty_ops->fetch(which, start, end, visit, ctx, pages)) {
       return false;
     }
-    for (int i = 0; i < n; i++) {
-      const struct dirty_region *region = &dirty_regions[i];
-      *pages += (region->end - region->start) / WANE__PAGE_BYTES_MIN;
-      visit(ctx, region->start, region->end);
-    }
-    start = scan.walk_end;
   }
   return true;
 }
 
-size_t wane__dirty_fetch(wane__dirty_visit *visit, void *ctx) {
+size_t wane__dirty_fetch(enum wane__dirty_fetch which, wane__dirty_visit *visit, void *ctx) {
   size_t pages = 0;
-  uintptr_t start;
-  uintptr_t end;
-  if (!dirty_register_new()) {
-    dirty_give_up();
-    return SIZE_MAX;
+  if (dirty_fetch_all(which, visit, ctx, &pages)) {
+    return pages;
   }
-  for (size_t at = 1; dirty_next(&at, &start, &end);) {
-    if (!dirty_fetch_stretch(start, end, visit, ctx, &pages)) {
-      dirty_give_up();
-      return SIZE_MAX;
-    }
+  /* addresses may have changed hands between the heap and mapped files
+     (heap/extent.h): what is watched anew counts as written */
+  pages = 0;
+  dirty_watched = 1;
+  dirty_is_outside = false;
+  if (dirty_fetch_all(which, visit, ctx, &pages)) {
+    return pages;
   }
-  return pages;
+  dirty_give_up();
+  return SIZE_MAX;
+}
+
+bool wane__dirty_watch(uintptr_t start, uintptr_t end) {
+  return dirty_ops->watch(start, end);
+}
+
+bool wane__dirty_fetch_range(enum wane__dirty_fetch which, uintptr_t start, uintptr_t end,
+                             wane__dirty_visit *visit, void *ctx,
+                             size_t *pages) {
+  return dirty_ops->fetch(which, start, end, visit, ctx, pages);
 }
 
 void wane__dirty_fork_child(void) {
-  if (dirty_state == DIRTY_UFFD) {
-    dirty_close();
-    dirty_state = DIRTY_UNKNOWN;
+  if (dirty_ops != NULL && dirty_ops != &dirty_none) {
+    dirty_ops->close();
+    dirty_set(NULL);
   }
 }

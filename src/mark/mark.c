@@ -29,6 +29,8 @@
 #define PREFETCH_LINES 8
 /* Objects between two looks at whether somebody is hungry. */
 #define SHARE_INTERVAL 64u
+/* Of memory that was written: words whose mark bytes are fetched together. */
+#define AGAIN_AHEAD 64u
 #define STACK_RELEASE_BYTES (1u << 20)
 /* Ephemerons looked at before what they hold is marked: an empty stack has
    room for that. And how far ahead they, and then mark bytes, are fetched. */
@@ -69,6 +71,8 @@ struct marker {
   uint64_t bytes;
   uint64_t cpu_ns;
   uint64_t waiting_bytes; /* of entries that wait, less those woken */
+  uint64_t done_bytes;    /* in this cycle, before the round */
+  uint64_t progress_bytes; /* and in it, seen now and then. relaxed */
   struct wane__mark_outside outside;
   bool overflowed;
   bool has_put_aside; /* an ephemeron, for want of room */
@@ -85,9 +89,11 @@ static struct {
   uint32_t round;   /* number of the round and markers in it, as one word, so
                        that a marker which wakes late sees the two of one
                        run; a futex. seq_cst */
-  uint32_t active;  /* markers in this round. const in a round */
-  uint32_t hungry;  /* markers without work. seq_cst */
-  uint32_t working; /* marker threads not done; a futex. seq_cst */
+  uint32_t active;  /* markers that may take part in it. const in a round */
+  uint32_t hungry;  /* of these, without work, or not in it yet. seq_cst */
+  uint32_t working; /* markers not done; 0: no round. a futex. seq_cst */
+  uint32_t invited; /* threads may join a round. atomic */
+  uint32_t starting; /* a marker thread is; a futex. seq_cst */
 } mark_state WANE_ALIGNED(WANE_CACHE_LINE);
 
 /* What the inner loop needs of the arena, in registers. */
@@ -397,9 +403,11 @@ static bool marker_look_later(struct marker *m) {
 /* A large object is left on the queue for all; false if that is full. */
 static bool marker_defer(const struct wane__found *found, size_t bytes) {
   return wane__range_push((struct wane__mark_range){
-      found->base, found->base + bytes,
-      wane__head_kind(found->head) == WANE__KIND_TYPED ? wane__found_type(found)
-                                                       : NULL});
+      .start = found->base,
+      .end = found->base + bytes,
+      .type = wane__head_kind(found->head) == WANE__KIND_TYPED
+                  ? wane__found_type(found)
+                  : NULL});
 }
 
 /* Scans a small typed object. */
@@ -468,7 +476,8 @@ static WANE_NOINLINE void marker_share(struct marker *m) {
 static WANE_NOINLINE void marker_visit_rare(struct marker *m,
                                             const struct mark_view *view,
                                             const struct wane__found *found,
-                                            size_t bytes) {
+                                            size_t bytes,
+                                            uint64_t marked_bytes) {
   if ((found->head & MARK_HEAD_PLAIN) == WANE__HEAD_USED) {
     marker_scan(m, view, found->base, found->base + bytes);
   } else {
@@ -477,6 +486,7 @@ static WANE_NOINLINE void marker_visit_rare(struct marker *m,
   if (m->top > m->highest) {
     m->highest = m->top;
   }
+  wane__store_relaxed(&m->progress_bytes, m->done_bytes + marked_bytes);
   if (wane__load_relaxed(&mark_state.hungry) != 0) {
     marker_share(m);
   }
@@ -567,7 +577,7 @@ WANE_INLINE WANE_SCANS_MEMORY void mark_loop_visit(struct mark_loop *loop,
   size_t bytes = wane__found_bytes(&found);
   loop->bytes += bytes - out.bytes;
   m->top = loop->top;
-  marker_visit_rare(m, view, &found, bytes);
+  marker_visit_rare(m, view, &found, bytes, m->bytes + loop->bytes);
   mark_loop_load(loop, m, view);
 }
 
@@ -627,6 +637,113 @@ static WANE_SCANS_MEMORY void marker_drain(struct marker *m) {
   m->bytes += loop.bytes;
 }
 
+/* ---- Memory that was written while marking ---- */
+
+/* Pushes the words of [start, end) that lead to objects which are not marked.
+   Most are, so the mark bytes are looked at here, fetched ahead, before any
+   word takes the way through stack and ring. */
+static WANE_SCANS_MEMORY uintptr_t *
+again_push_words(uintptr_t *top, const struct mark_view *view, uintptr_t start,
+                 uintptr_t end) {
+  struct again_word {
+    uintptr_t word;
+    const uint8_t *mark;
+  } some[AGAIN_AHEAD];
+  while (start < end) {
+    unsigned count = 0;
+    for (; start < end && count < AGAIN_AHEAD; start += sizeof(uintptr_t)) {
+      uintptr_t word = *(const uintptr_t *)start;
+      struct wane__found found;
+      if (word - view->start < view->bytes &&
+          wane__block_resolve(word, view->start, view->map, &found)) {
+        __builtin_prefetch(found.mark);
+        some[count++] = (struct again_word){word, found.mark};
+      }
+    }
+    for (unsigned i = 0; i < count; i++) {
+      uint8_t byte = wane__load_relaxed(some[i].mark);
+      if (byte != view->colour && byte != 0) {
+        *top++ = some[i].word;
+      }
+    }
+  }
+  return top;
+}
+
+/* Scans the part of a marked object that lies in [start, end). */
+static WANE_SCANS_MEMORY void again_object(struct marker *m,
+                                           const struct mark_view *view,
+                                           const struct wane__found *object,
+                                           uintptr_t start, uintptr_t end) {
+  uintptr_t base = object->base;
+  uintptr_t limit = base + (wane__found_bytes(object) & ~(uintptr_t)7);
+  if (wane__head_kind(object->head) == WANE__KIND_TYPED) {
+    const struct wane_type *type = wane__found_type(object);
+    if (type == NULL || type->size == 0) {
+      return;
+    }
+    if ((object->head & WANE__HEAD_LARGE) != 0) {
+      uintptr_t from = start > base ? (start - base) / type->size : 0;
+      base += from * type->size;
+      limit = end + type->size < limit ? end + type->size : limit;
+      marker_scan_typed(m, view, type, base, limit);
+    } else {
+      marker_scan_type(m, view, type, base, limit);
+    }
+    return;
+  }
+  start = start > base ? start : base;
+  end = end < limit ? end : limit;
+  if (start >= end) {
+    return;
+  }
+  if (!marker_has_room(m, 2 * ((end - start) / sizeof(uintptr_t)))) {
+    m->overflowed = true;
+    return;
+  }
+  m->top = again_push_words(m->top, view, start, end);
+  if (view->has_foreign) {
+    m->top = mark_push_foreign(m->top, start, end);
+  }
+}
+
+/* The part of a group that lies in [start, end). */
+static void again_group(struct marker *m, const struct mark_view *view,
+                        const struct wane__block_map *entry, uint64_t head,
+                        uintptr_t start, uintptr_t end) {
+  const struct wane__class *class = &wane__classes[wane__head_class(head)];
+  uintptr_t group = wane__head_start(head);
+  uint8_t *marks = wane__load_relaxed(&entry->marks);
+  bool is_large = (head & WANE__HEAD_LARGE) != 0;
+  size_t idx = is_large ? 0 : (start - group) / class->slot_bytes;
+  size_t last = is_large ? 0 : (end - 1 - group) / class->slot_bytes;
+  last = !is_large && last >= class->slots ? class->slots - 1u : last;
+  for (; idx <= last; idx++) {
+    if ((wane__load_relaxed(&marks[idx]) & 3) == view->colour) {
+      wane__fence_acquire(); /* what has the colour is an object, and zeroed */
+      struct wane__found object = {.base = group + idx * class->slot_bytes,
+                                   .mark = marks + idx,
+                                   .head = head};
+      again_object(m, view, &object, start, end);
+    }
+  }
+}
+
+static void marker_scan_written(struct marker *m, const struct mark_view *view,
+                                uintptr_t start, uintptr_t end) {
+  while (start < end) {
+    size_t i = (start - view->start) >> WANE__BLOCK_LOG2;
+    uintptr_t next = view->start + ((i + 1) << WANE__BLOCK_LOG2);
+    /* pairs with the release in block_map_set */
+    uint64_t head = wane__load_acquire(&view->map[i].head);
+    next = next < end ? next : end;
+    if (head != 0 && wane__head_kind(head) != WANE__KIND_LEAF) {
+      again_group(m, view, &view->map[i], head, start, next);
+    }
+    start = next;
+  }
+}
+
 /* Scans one piece of a range, if there is one. */
 static bool marker_take_range(struct marker *m) {
   struct mark_view view = mark_view_now();
@@ -634,7 +751,9 @@ static bool marker_take_range(struct marker *m) {
   if (!wane__range_take(&piece)) {
     return false;
   }
-  if (piece.type != NULL) {
+  if (piece.is_written) {
+    marker_scan_written(m, &view, piece.start, piece.end);
+  } else if (piece.type != NULL) {
     marker_scan_typed(m, &view, piece.type, piece.start, piece.end);
   } else {
     marker_scan(m, &view, piece.start, piece.end);
@@ -771,6 +890,30 @@ static void rescan_heap(struct marker *m) {
   }
 }
 
+/* What the thread of a marker does in a round. */
+static void marker_take_part(struct marker *m) {
+  marker_work(m);
+  if (wane__sub(&mark_state.working, 1) == 1) {
+    wane__os_futex_wake(&mark_state.working, 1);
+  }
+}
+
+/* Joins a round that has begun without the calling thread, if it was invited.
+   Until then it counted as hungry. */
+static bool marker_join(void) {
+  uint32_t working = wane__load(&mark_state.working);
+  if (wane__load_relaxed(&mark_state.invited) == 0) {
+    return false;
+  }
+  while (working != 0) {
+    if (wane__cas(&mark_state.working, &working, working + 1)) {
+      wane__sub(&mark_state.hungry, 1);
+      return true;
+    }
+  }
+  return false;
+}
+
 static void *marker_thread(void *arg) {
   struct marker *m = arg;
   unsigned index = 0;
@@ -778,20 +921,19 @@ static void *marker_thread(void *arg) {
     index++;
   }
   uint32_t seen = wane__load(&mark_state.round);
-  wane__sub(&mark_state.working, 1);
-  wane__os_futex_wake(&mark_state.working, 1);
+  wane__store(&mark_state.starting, 0);
+  wane__os_futex_wake(&mark_state.starting, 1);
   for (;;) {
     uint32_t round = wane__load(&mark_state.round);
-    if (round == seen) {
-      wane__os_futex_wait(&mark_state.round, seen, -1);
-      continue;
-    }
-    seen = round;
-    if (index < round % MARK_ROUND_STEP) {
-      marker_work(m);
-      if (wane__sub(&mark_state.working, 1) == 1) {
-        wane__os_futex_wake(&mark_state.working, 1);
+    if (round != seen) {
+      seen = round;
+      if (index < round % MARK_ROUND_STEP) {
+        marker_take_part(m);
       }
+    } else if (marker_join()) {
+      marker_take_part(m);
+    } else {
+      wane__os_futex_wait(&mark_state.round, seen, -1);
     }
   }
   return NULL;
@@ -818,16 +960,17 @@ static struct marker *marker_new(void) {
   return m;
 }
 
-static void mark_wait_for_threads(void) {
+/* Waits until the word, which others change, is 0. */
+static void mark_wait_for(const uint32_t *word) {
   for (unsigned spins = 0;; spins++) {
-    uint32_t left = wane__load(&mark_state.working);
+    uint32_t left = wane__load(word);
     if (left == 0) {
       return;
     }
     if (spins < 1000) {
       wane__cpu_relax();
     } else {
-      wane__os_futex_wait(&mark_state.working, left, -1);
+      wane__os_futex_wait(word, left, -1);
     }
   }
 }
@@ -840,7 +983,7 @@ unsigned wane__mark_prepare(unsigned wanted) {
   }
   while (ready < wanted) {
     if (markers[ready] == NULL) {
-      markers[ready] = marker_new();
+      wane__store_release(&markers[ready], marker_new());
     }
     if (markers[ready] == NULL) {
       break;
@@ -848,14 +991,20 @@ unsigned wane__mark_prepare(unsigned wanted) {
     ready++;
   }
   while (marker_threads + 1 < ready) { /* the first marker is the caller */
-    wane__store(&mark_state.working, 1);
+    wane__store(&mark_state.starting, 1);
     if (!wane__thread_create_internal(marker_thread,
                                       markers[marker_threads + 1], false)) {
       ready = marker_threads + 1;
       break;
     }
-    mark_wait_for_threads();
+    mark_wait_for(&mark_state.starting);
     marker_threads++;
+  }
+  wane__store_relaxed(&mark_state.invited, 0);
+  mark_state.active = ready;
+  for (unsigned i = 0; i < ready; i++) {
+    markers[i]->done_bytes = 0;
+    wane__store_relaxed(&markers[i]->progress_bytes, 0);
   }
   return ready;
 }
@@ -867,7 +1016,8 @@ void wane__mark_add_range(void *unused, uintptr_t start, uintptr_t end,
     return;
   }
   if (!is_copy &&
-      wane__range_push((struct wane__mark_range){start, end, NULL})) {
+      wane__range_push(
+          (struct wane__mark_range){.start = start, .end = end})) {
     return;
   }
   struct marker *first = markers[0]; /* its words are marked in the round */
@@ -921,7 +1071,7 @@ static void mark_wake_ephemeron(uintptr_t object, bool has_waited) {
 }
 
 WANE_SCANS_MEMORY void
-wane__mark_add_fields_stw(const struct wane__found *object) {
+wane__mark_add_fields(const struct wane__found *object) {
   uintptr_t end = object->base + wane__found_bytes(object);
   enum wane__kind kind = wane__head_kind(object->head);
   const struct wane_type *type =
@@ -946,69 +1096,18 @@ wane__mark_add_fields_stw(const struct wane__found *object) {
   }
 }
 
-/* Scans the part of a marked object that lies in [start, end). */
-static WANE_SCANS_MEMORY void again_object(struct marker *m,
-                                           const struct mark_view *view,
-                                           const struct wane__found *object,
-                                           uintptr_t start, uintptr_t end) {
-  uintptr_t base = object->base;
-  uintptr_t limit = base + (wane__found_bytes(object) & ~(uintptr_t)7);
-  if (wane__head_kind(object->head) == WANE__KIND_TYPED) {
-    const struct wane_type *type = wane__found_type(object);
-    bool is_large = (object->head & WANE__HEAD_LARGE) != 0;
-    if (type == NULL || type->size == 0) {
-      return;
-    }
-    if (is_large) {
-      uintptr_t from = start > base ? (start - base) / type->size : 0;
-      base += from * type->size;
-      limit = end + type->size < limit ? end + type->size : limit;
-      marker_scan_typed(m, view, type, base, limit);
-    } else {
-      marker_scan_type(m, view, type, base, limit);
-    }
+void wane__mark_again(uintptr_t start, uintptr_t end) {
+  if (start - wane__arena.start >= wane__arena.reserved) {
+    wane__mark_add_range(NULL, start, end, true);
     return;
   }
-  start = start > base ? start : base;
-  end = end < limit ? end : limit;
-  if (start < end) {
-    marker_scan(m, view, start, end);
-  }
-}
-
-/* The part of a group that lies in [start, end). */
-static void again_group(struct marker *m, const struct mark_view *view,
-                        uint64_t head, uint8_t *marks, uintptr_t start,
-                        uintptr_t end) {
-  const struct wane__class *class = &wane__classes[wane__head_class(head)];
-  uintptr_t group = wane__head_start(head);
-  bool is_large = (head & WANE__HEAD_LARGE) != 0;
-  size_t idx =
-      is_large ? 0 : (start - group) / class->slot_bytes;
-  size_t last = is_large ? 0 : (end - 1 - group) / class->slot_bytes;
-  last = !is_large && last >= class->slots ? class->slots - 1u : last;
-  for (; idx <= last; idx++) {
-    if ((wane__load_relaxed(&marks[idx]) & 3) == view->colour) {
-      struct wane__found object = {.base = group + idx * class->slot_bytes,
-                                   .mark = marks + idx,
-                                   .head = head};
-      again_object(m, view, &object, start, end);
+  if (!wane__range_push((struct wane__mark_range){
+          .start = start, .end = end, .is_written = true})) {
+    struct mark_view view = mark_view_now();
+    if (!marker_has_room(markers[0], STACK_WORDS_MIN / 2)) {
+      marker_drain(markers[0]);
     }
-  }
-}
-
-void wane__mark_again(void *unused, uintptr_t start, uintptr_t end) {
-  struct mark_view view = mark_view_now();
-  (void)unused;
-  while (start < end) {
-    size_t i = (start - view.start) >> WANE__BLOCK_LOG2;
-    uintptr_t next = view.start + ((i + 1) << WANE__BLOCK_LOG2);
-    uint64_t head = wane__load_acquire(&view.map[i].head);
-    next = next < end ? next : end;
-    if (head != 0 && wane__head_kind(head) != WANE__KIND_LEAF) {
-      again_group(markers[0], &view, head, view.map[i].marks, start, next);
-    }
-    start = next;
+    marker_scan_written(markers[0], &view, start, end);
   }
 }
 
@@ -1028,27 +1127,47 @@ static void marker_release(struct marker *m) {
   m->last_type = NULL;
 }
 
-/* One round: all markers, until none has work. */
-static void mark_round(unsigned active) {
-  mark_state.active = active;
-  wane__store(&mark_state.hungry, 0);
-  wane__store(&mark_state.working, active - 1);
+/* One round, until no marker has work: begun by so many, and others may join. */
+static void mark_round(unsigned begun_by) {
+  if (wane__load_relaxed(&mark_state.invited) != 0) {
+    begun_by = mark_state.active;
+  }
+  wane__store(&mark_state.hungry, mark_state.active - begun_by);
+  wane__store(&mark_state.working, begun_by);
   uint32_t number = wane__load(&mark_state.round) / MARK_ROUND_STEP + 1;
-  wane__store(&mark_state.round, number * MARK_ROUND_STEP + active);
-  if (active > 1) {
+  wane__store(&mark_state.round, number * MARK_ROUND_STEP + begun_by);
+  if (begun_by > 1) {
     wane__os_futex_wake(&mark_state.round, INT32_MAX);
   }
   marker_work(markers[0]);
-  mark_wait_for_threads();
+  wane__sub(&mark_state.working, 1);
+  mark_wait_for(&mark_state.working);
+}
+
+void wane__mark_invite(void) {
+  wane__store_relaxed(&mark_state.invited, 1);
+  wane__os_futex_wake(&mark_state.round, INT32_MAX);
+}
+
+uint64_t wane__mark_progress(void) {
+  uint64_t bytes = 0;
+  for (unsigned i = 0; i < MARKERS_MAX; i++) {
+    const struct marker *m = wane__load_acquire(&markers[i]);
+    if (m == NULL) {
+      break;
+    }
+    bytes += wane__load_relaxed(&m->progress_bytes);
+  }
+  return bytes;
 }
 
 /* Repairs overflows, by the first marker alone; returns how many searches of
    the heap it took. */
-static unsigned mark_rescan(unsigned active) {
+static unsigned mark_rescan(void) {
   wane__store(&mark_state.hungry, 0); /* a rescan does not share */
   for (unsigned rescans = 0;; rescans++) {
     bool again = false;
-    for (unsigned i = 0; i < active; i++) {
+    for (unsigned i = 0; i < mark_state.active; i++) {
       again = again || markers[i]->overflowed;
       markers[i]->overflowed = false;
     }
@@ -1059,16 +1178,16 @@ static unsigned mark_rescan(unsigned active) {
   }
 }
 
-void wane__mark_all(unsigned active, struct wane__mark_totals *totals) {
+void wane__mark_all(unsigned begun_by, struct wane__mark_totals *totals) {
   struct marker *first = markers[0];
+  unsigned active = mark_state.active;
   do {
-    mark_round(active);
-    totals->rescans += mark_rescan(active);
+    mark_round(begun_by);
+    totals->rescans += mark_rescan();
     first->has_put_aside = false;
     wane__ephemerons_settle_stw(active, mark_wake_ephemeron);
   } while (first->top != first->bottom || first->later_count != 0 ||
            first->overflowed || first->has_put_aside);
-  totals->markers = active;
   for (unsigned i = 0; i < active; i++) {
     struct marker *m = markers[i];
     WANE_ASSERT(m->top == m->bottom && m->share_count == 0 &&
@@ -1082,6 +1201,8 @@ void wane__mark_all(unsigned active, struct wane__mark_totals *totals) {
     totals->outside.bytes += m->outside.bytes;
     totals->outside.adopted_bytes += m->outside.adopted_bytes;
     totals->helpers_cpu_ns += i != 0 ? m->cpu_ns : 0;
+    m->done_bytes += m->bytes;
+    wane__store_relaxed(&m->progress_bytes, m->done_bytes);
     m->objects = m->bytes = m->cpu_ns = m->waiting_bytes = 0;
     m->outside = (struct wane__mark_outside){0};
     marker_release(m);
@@ -1091,4 +1212,5 @@ void wane__mark_all(unsigned active, struct wane__mark_totals *totals) {
 void wane__mark_fork_child(void) {
   marker_threads = 0;
   wane__store(&mark_state.working, 0);
+  wane__store(&mark_state.starting, 0);
 }

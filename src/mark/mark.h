@@ -56,7 +56,6 @@ struct wane__mark_totals {
   uint64_t helpers_cpu_ns; /* of all but the calling thread */
   uint64_t waiting_bytes;  /* of table entries to be cleared; among bytes */
   struct wane__mark_outside outside; /* among objects and bytes */
-  unsigned markers;
   unsigned rescans; /* of the heap, after overflow */
 };
 
@@ -64,24 +63,32 @@ struct wane__mark_totals {
    memory cannot be had. 0 with ENOMEM if not even one. Cycle lock held. */
 unsigned wane__mark_prepare(unsigned wanted);
 
-/* Adds a range of words to be scanned: a wane__root_visit. STW. */
+/* Adds a range of words to be scanned: a wane__root_visit. A copy is scanned
+   before the call returns. Between rounds. */
 void wane__mark_add_range(void *unused, uintptr_t start, uintptr_t end,
                           bool is_copy);
 
 /* Adds what an object points to, less what points into it, and not the object
-   itself. STW. */
+   itself. Between rounds. */
 struct wane__found;
-void wane__mark_add_fields_stw(const struct wane__found *object);
+void wane__mark_add_fields(const struct wane__found *object);
 
-/* Marks until nothing is left, and adds to the totals. STW, or beside the
-   program with the dirty tracker armed (mark/dirty.h). */
+/* Marks until nothing is left, by so many of the markers that were prepared,
+   and adds to the totals. STW, or beside the program with the dirty tracker
+   armed (mark/dirty.h). */
 void wane__mark_all(unsigned markers, struct wane__mark_totals *totals);
 
-/* Scans once more what is marked of the memory [start, end), which was written
-   to; a wane__dirty_visit. As above. */
-void wane__mark_again(void *unused, uintptr_t start, uintptr_t end);
-/* And of all memory: it is not known what was written to. */
+/* Has what is marked of memory that was written scanned once more: of the heap,
+   or a root outside it, which is scanned before the call returns. As above. */
+void wane__mark_again(uintptr_t start, uintptr_t end);
+/* And all memory: it is not known what was written. */
 void wane__mark_all_again(void);
+
+/* Has threads that do not mark yet join those that do, in this round and the
+   others of the cycle, up to all that were prepared. Any thread. */
+void wane__mark_invite(void);
+/* Bytes marked in this cycle so far, not exact. Any thread. */
+uint64_t wane__mark_progress(void);
 
 /* The marker threads are gone. */
 void wane__mark_fork_child(void);

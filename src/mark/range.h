@@ -1,6 +1,7 @@
 /*
- * The queue of ranges still to be scanned: roots and large objects. Markers
- * take pieces of it, so that one large array keeps all of them busy.
+ * The queue of ranges still to be scanned: roots, large objects, and pages that
+ * were written while marking. Markers take pieces of it, so that one large
+ * array keeps all of them busy.
  */
 #ifndef WANE_MARK_RANGE_H
 #define WANE_MARK_RANGE_H
@@ -16,6 +17,7 @@ struct wane__mark_range {
   uintptr_t start; /* multiples of a word; of an element if typed */
   uintptr_t end;
   const struct wane_type *type; /* NULL: any word may be a pointer */
+  bool is_written; /* of the heap: what is marked there is scanned again */
 };
 
 /* Reserves its memory, once; false with ENOMEM. */

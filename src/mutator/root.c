@@ -6,6 +6,7 @@
 #include "../base/lock.h"
 #include "../base/os.h"
 #include "../base/vector.h"
+#include "../heap/grey.h"
 #include "../heap/heap.h"
 #include "../heap/hooks.h"
 #include "module.h"
@@ -30,6 +31,7 @@ static size_t root_pin_used;       /* slots that are not free */
 
 /* Pages beside the main thread's thread-locals. */
 #define ROOT_SURPLUS_PAGES 4
+#define ROOT_PINS_AT_ONCE ((size_t)4096)
 /* A page for copies of memory that may not be there. cycle lock */
 static uintptr_t *root_copy;
 
@@ -163,6 +165,9 @@ WANE_PUBLIC void wane_pin(const void *ptr) {
   root_pin_used += pin->base == 0;
   pin->base = found.base;
   pin->count++;
+  if (wane__is_marking()) {
+    wane__grey_add(WANE__GREY_OBJECT, (uintptr_t)ptr);
+  }
   roots_leave(self);
 }
 
@@ -408,22 +413,53 @@ static void root_visit_thread(const struct wane__thread *thread,
   root_visit_surplus(thread, visit, ctx);
 }
 
-void wane__roots_each_stw(wane__root_visit *visit, void *ctx) {
-  for (size_t i = 0; i < wane__module_data_count; i++) {
-    visit(ctx, wane__module_data[i].start, wane__module_data[i].end, false);
-  }
+void wane__roots_of_threads_stw(wane__root_visit *visit, void *ctx) {
   for (struct wane__thread *t = wane__threads; t != NULL; t = t->next) {
     root_visit_thread(t, visit, ctx);
+  }
+}
+
+void wane__roots_of_data(wane__root_visit *visit, void *ctx) {
+  for (size_t i = 0; i < wane__module_data_count; i++) {
+    visit(ctx, wane__module_data[i].start, wane__module_data[i].end, false);
   }
   for (size_t i = 0; i < root_range_count; i++) {
     visit(ctx, (root_ranges[i].start + 7) & ~(uintptr_t)7,
           root_ranges[i].end & ~(uintptr_t)7, false);
   }
-  if (root_pin_slots != 0) { /* hash values among them point nowhere */
-    visit(ctx, (uintptr_t)root_pins, (uintptr_t)(root_pins + root_pin_slots),
-          false);
+}
+
+/* Counts among the addresses point nowhere. */
+void wane__roots_of_pins(wane__root_visit *visit, void *ctx) {
+  const struct root_pin *seen = NULL;
+  size_t next = 0;
+  bool more = true;
+  while (more) {
+    wane__lock_acquire(&roots_lock);
+    if (root_pins != seen) { /* the table has grown: once more */
+      seen = root_pins;
+      next = 0;
+    }
+    size_t left = root_pin_slots - next;
+    size_t count = left < ROOT_PINS_AT_ONCE ? left : ROOT_PINS_AT_ONCE;
+    if (count != 0) {
+      visit(ctx, (uintptr_t)(root_pins + next),
+            (uintptr_t)(root_pins + next + count), true);
+    }
+    next += count;
+    more = next < root_pin_slots;
+    wane__lock_release(&roots_lock);
   }
 }
+
+void wane__roots_each_stw(wane__root_visit *visit, void *ctx) {
+  wane__roots_of_data(visit, ctx);
+  wane__roots_of_threads_stw(visit, ctx);
+  wane__roots_of_pins(visit, ctx);
+}
+
+void wane__roots_lock(void) { wane__lock_acquire(&roots_lock); }
+void wane__roots_unlock(void) { wane__lock_release(&roots_lock); }
 
 void wane__roots_fork_prepare(void) { wane__lock_acquire(&roots_lock); }
 void wane__roots_fork_parent(void) { wane__lock_release(&roots_lock); }

@@ -48,6 +48,21 @@ bool wane__roots_are_settled_stw(void);
 /* Visits all roots. World stopped, inside wane__modules_hold. */
 void wane__roots_each_stw(wane__root_visit *visit, void *ctx);
 
+/* The same in parts, of which only the first needs a stop.
+   Threads: stacks, registers, thread-locals, arguments and results. */
+void wane__roots_of_threads_stw(wane__root_visit *visit, void *ctx);
+/* Writable data of modules and added roots, as they are: ranges that a visitor
+   may choose to scan at another time. The world stopped, or with the lock of
+   the added ones held, which keeps them where they are. Inside
+   wane__modules_hold. */
+void wane__roots_of_data(wane__root_visit *visit, void *ctx);
+/* Pins. In portions, with the lock held; what is pinned meanwhile is in the
+   grey log (heap/grey.h). */
+void wane__roots_of_pins(wane__root_visit *visit, void *ctx);
+
+void wane__roots_lock(void);
+void wane__roots_unlock(void);
+
 void wane__roots_fork_prepare(void);
 void wane__roots_fork_parent(void);
 void wane__roots_fork_child(void);

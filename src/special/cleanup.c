@@ -10,6 +10,7 @@
 #include "../base/attr.h"
 #include "../base/check.h"
 #include "../heap/context.h"
+#include "../heap/grey.h"
 #include "../heap/heap.h"
 #include "../heap/hooks.h"
 #include "../mark/mark.h"
@@ -379,6 +380,9 @@ WANE_INLINE bool finalizer_add(const struct cleanup_request *r,
   if (index != 0) {
     *place = index;
     group->specials->finalizable->count++;
+    if (wane__is_marking()) {
+      wane__grey_add(WANE__GREY_FIELDS, wane__found_slot(object));
+    }
   }
   wane__spin_release(&stripe->lock);
   return index != 0;
@@ -452,22 +456,59 @@ WANE_PUBLIC void wane_set_finalizer_on(struct wane_queue *q, void *obj,
 
 /* ---- What they keep alive ---- */
 
-void wane__records_visit_roots_stw(void (*visit)(void *ctx, uintptr_t start,
-                                                 uintptr_t end, bool is_copy),
-                                   void *ctx) {
-  wane__pool_visit_args_stw(&wane__pools[WANE__SORT_CLEANUP], visit, ctx);
-  wane__pool_visit_args_stw(&wane__pools[WANE__SORT_FINALIZER], visit, ctx);
+void wane__records_visit_roots(void (*visit)(void *ctx, uintptr_t start,
+                                             uintptr_t end, bool is_copy),
+                               void *ctx) {
+  wane__pool_visit_args(&wane__pools[WANE__SORT_CLEANUP], visit, ctx);
+  wane__pool_visit_args(&wane__pools[WANE__SORT_FINALIZER], visit, ctx);
+}
+
+void wane__records_tidy_stw(void) {
+  wane__pool_tidy_args_stw(&wane__pools[WANE__SORT_CLEANUP]);
+  wane__pool_tidy_args_stw(&wane__pools[WANE__SORT_FINALIZER]);
 }
 
 static void finalizer_mark(void *any, const struct wane__found *object,
                            uint32_t index) {
   (void)index;
-  wane__mark_add_fields_stw(object);
+  wane__mark_add_fields(object);
   *(bool *)any = true;
 }
 
-bool wane__finalizers_mark_stw(void) {
+bool wane__finalizers_mark(void) {
   bool any = false;
-  wane__group_each_finalizable_stw(true, finalizer_mark, &any);
+  wane__group_each_finalizable(true, finalizer_mark, &any);
   return any;
+}
+
+/* The places of the group's finalizers, if it has any. While marking they stay:
+   only a sweep drops them. */
+static const struct wane__finalizable *
+finalizable_of(const struct wane__block *group) {
+  const struct wane__finalizable *found = NULL;
+  if (wane__load_relaxed(&group->specials) != NULL) {
+    struct wane__stripe *stripe = wane__stripe_of(group);
+    wane__spin_acquire(&stripe->lock);
+    found = group->specials != NULL ? group->specials->finalizable : NULL;
+    wane__spin_release(&stripe->lock);
+  }
+  return found;
+}
+
+void wane__finalizers_mark_again(uintptr_t start, uintptr_t end) {
+  while (start < end) {
+    const struct wane__block *block = wane__block_at(start);
+    uintptr_t next = (start | (WANE__BLOCK_BYTES - 1)) + 1;
+    uint64_t head =
+        wane__load_acquire(&wane__block_map[wane__block_idx(block)].head);
+    next = next < end ? next : end;
+    const struct wane__finalizable *f =
+        head != 0 ? finalizable_of(wane__block_at(wane__head_start(head)))
+                  : NULL;
+    if (f != NULL) {
+      bool any = false;
+      wane__group_visit_finalizable_in(f, start, next, finalizer_mark, &any);
+    }
+    start = next;
+  }
 }

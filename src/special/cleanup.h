@@ -86,12 +86,21 @@ const char *wane__record_call_name(const struct wane__record *record);
 void wane__record_retire(enum wane__sort sort, uint32_t index,
                          struct wane__pool_chain *chain);
 
-/* All arguments, as roots. STW. */
-void wane__records_visit_roots_stw(void (*visit)(void *ctx, uintptr_t start,
-                                                 uintptr_t end, bool is_copy),
-                                   void *ctx);
-/* After everything else: hands what unmarked objects with finalizers point to
-   to the markers. False: there was no such object. STW. */
-bool wane__finalizers_mark_stw(void);
+/* All arguments, as roots. STW, or while marking: what is registered meanwhile
+   is in the grey log (heap/grey.h). */
+void wane__records_visit_roots(void (*visit)(void *ctx, uintptr_t start,
+                                             uintptr_t end, bool is_copy),
+                               void *ctx);
+/* Makes the next visits shorter, if they can be. STW. */
+void wane__records_tidy_stw(void);
+
+/* Hands what unmarked objects with finalizers point to to the markers. If all
+   is marked in one stop, once, after everything else; beside the program, once
+   at the beginning, and what is written to later again. False: there was no
+   such object. */
+bool wane__finalizers_mark(void);
+/* The same for those that lie in memory of the heap that was written while
+   marking. */
+void wane__finalizers_mark_again(uintptr_t start, uintptr_t end);
 
 #endif

@@ -248,10 +248,33 @@ void wane__group_visit_finalizable(const struct wane__finalizable *f,
   }
 }
 
-void wane__group_each_finalizable_stw(bool dead_only,
+void wane__group_visit_finalizable_in(const struct wane__finalizable *f,
+                                      uintptr_t start, uintptr_t end,
                                       wane__finalizer_visit *visit, void *ctx) {
-  for (const struct wane__finalizable *f = groups_first; f != NULL;
-       f = f->next) {
+  const struct wane__block *group = f->group;
+  uint64_t head = wane__block_map[wane__block_idx(group)].head;
+  uint8_t *marks = wane__block_marks(group);
+  uintptr_t at = wane__block_start(group);
+  size_t count = wane__block_slots(group);
+  size_t slot_bytes = count > 1 ? wane__classes[group->class].slot_bytes : 1;
+  size_t first = count > 1 ? (start - at) / slot_bytes : 0;
+  for (size_t i = first; i < count && at + i * slot_bytes < end; i++) {
+    uint32_t index = wane__load_relaxed(&f->slots[i]);
+    if (index != 0 && (wane__load_relaxed(&marks[i]) & 3) !=
+                          wane__arena.colour) {
+      struct wane__found object = {
+          .base = at + i * slot_bytes, .mark = marks + i, .head = head};
+      visit(ctx, &object, index);
+    }
+  }
+}
+
+void wane__group_each_finalizable(bool dead_only, wane__finalizer_visit *visit,
+                                  void *ctx) {
+  wane__spin_acquire(&groups_lock);
+  const struct wane__finalizable *f = groups_first;
+  wane__spin_release(&groups_lock);
+  for (; f != NULL; f = f->next) {
     wane__group_visit_finalizable(f, dead_only, visit, ctx);
   }
 }

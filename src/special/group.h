@@ -191,8 +191,14 @@ typedef void wane__finalizer_visit(void *ctx, const struct wane__found *object,
 void wane__group_visit_finalizable(const struct wane__finalizable *f,
                                    bool dead_only, wane__finalizer_visit *visit,
                                    void *ctx);
-/* The same for all groups. STW. */
-void wane__group_each_finalizable_stw(bool dead_only,
+/* The same for all groups. STW, or while marking: groups that get their first
+   finalizer meanwhile may be left out. */
+void wane__group_each_finalizable(bool dead_only, wane__finalizer_visit *visit,
+                                  void *ctx);
+/* The unmarked ones of a group that lie, if only in part, in [start, end).
+   While marking. */
+void wane__group_visit_finalizable_in(const struct wane__finalizable *f,
+                                      uintptr_t start, uintptr_t end,
                                       wane__finalizer_visit *visit, void *ctx);
 
 /* A flip: the deaths of all groups with records are to be dealt with. STW. */

@@ -9,6 +9,7 @@
 #include "../base/os.h"
 #include "../heap/block.h"
 #include "../heap/foreign.h"
+#include "../heap/grey.h"
 
 /* So many go to a supply at once. */
 #define POOL_SUPPLY 64u
@@ -145,6 +146,9 @@ static bool pool_is_managed(uintptr_t word) {
 void wane__pool_set_arg(struct wane__pool *pool, uint32_t index,
                         uintptr_t value) {
   wane__store_relaxed(wane__pool_arg_at(pool, index), value);
+  if (wane__is_marking() && value != 0) {
+    wane__grey_add(WANE__GREY_OBJECT, value);
+  }
   uint32_t *is_managed =
       &pool->chunks[index >> WANE__POOL_CHUNK_LOG2].is_managed;
   if (pool_is_managed(value) && wane__load_relaxed(is_managed) == 0) {
@@ -160,20 +164,31 @@ static bool pool_has_managed(const uintptr_t *args) {
   return has;
 }
 
-void wane__pool_visit_args_stw(struct wane__pool *pool,
-                               void (*visit)(void *ctx, uintptr_t start,
-                                             uintptr_t end, bool is_copy),
-                               void *ctx) {
+static const uintptr_t *pool_args(const struct wane__pool_chunk *chunk) {
+  return (const uintptr_t *)(const void *)chunk->records - WANE__POOL_CHUNK;
+}
+
+void wane__pool_visit_args(struct wane__pool *pool,
+                           void (*visit)(void *ctx, uintptr_t start,
+                                         uintptr_t end, bool is_copy),
+                           void *ctx) {
+  /* pairs with the release in pool_add_chunk */
+  uint32_t count = wane__load_acquire(&pool->chunk_count);
+  for (uint32_t i = 0; i < count; i++) {
+    const struct wane__pool_chunk *chunk = &pool->chunks[i];
+    /* words into adopted ranges are not noted one by one */
+    if (wane__load_relaxed(&chunk->is_managed) != 0 ||
+        wane__foreign_is_any()) {
+      visit(ctx, (uintptr_t)pool_args(chunk), (uintptr_t)chunk->records, false);
+    }
+  }
+}
+
+void wane__pool_tidy_args_stw(struct wane__pool *pool) {
   for (uint32_t i = 0; i < pool->chunk_count; i++) {
     struct wane__pool_chunk *chunk = &pool->chunks[i];
-    const uintptr_t *args =
-        (const uintptr_t *)(const void *)chunk->records - WANE__POOL_CHUNK;
-    if (chunk->is_managed != 0 && !pool_has_managed(args)) {
+    if (chunk->is_managed != 0 && !pool_has_managed(pool_args(chunk))) {
       chunk->is_managed = 0;
-    }
-    /* words into adopted ranges are not noted one by one */
-    if (chunk->is_managed != 0 || wane__foreign_is_any()) {
-      visit(ctx, (uintptr_t)args, (uintptr_t)chunk->records, false);
     }
   }
 }

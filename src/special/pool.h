@@ -144,11 +144,14 @@ static inline uintptr_t wane__pool_arg(const struct wane__pool *pool,
 void wane__pool_set_arg(struct wane__pool *pool, uint32_t index,
                         uintptr_t value);
 
-/* Visits the arguments of all chunks that have managed ones. STW. */
-void wane__pool_visit_args_stw(struct wane__pool *pool,
-                               void (*visit)(void *ctx, uintptr_t start,
-                                             uintptr_t end, bool is_copy),
-                               void *ctx);
+/* Visits the arguments of all chunks that have managed ones. STW, or while
+   marking: what is set meanwhile is in the grey log (heap/grey.h). */
+void wane__pool_visit_args(struct wane__pool *pool,
+                           void (*visit)(void *ctx, uintptr_t start,
+                                         uintptr_t end, bool is_copy),
+                           void *ctx);
+/* Chunks without any are not visited from now on. STW. */
+void wane__pool_tidy_args_stw(struct wane__pool *pool);
 /* One more than the highest index ever handed out; to walk all records. */
 uint32_t wane__pool_limit(const struct wane__pool *pool);
 

@@ -1,0 +1,294 @@
+/* Marking beside the program; see beside.h. */
+#include "beside.h"
+
+#include "../base/atomic.h"
+#include "../base/check.h"
+#include "../base/os.h"
+#include "../base/vector.h"
+#include "../heap/block.h"
+#include "../heap/grey.h"
+#include "../heap/heap.h"
+#include "../mark/dirty.h"
+#include "../mutator/module.h"
+#include "../mutator/root.h"
+#include "../special/cleanup.h"
+#include "phase.h"
+
+#define BESIDE_ROUNDS_MAX 12u
+/* A last stop looks at so many pages in about a tenth of a millisecond. */
+#define BESIDE_PAGES_FEW 96u
+/* Root ranges from this size on are tracked; scanning as much in a stop takes
+   ten microseconds, asking the tracker about it one. */
+#define BESIDE_RANGE_MIN ((uintptr_t)32 << 10)
+/* Modules can not be closed, nor roots removed, while so much is scanned. */
+#define BESIDE_HELD_BYTES ((uintptr_t)4 << 20)
+#define BESIDE_SLOW_NS 200000
+
+/* A large root range, as of the beginning of marking. The pages that lie
+   wholly in it are tracked. */
+struct beside_range {
+  uintptr_t start; /* of the root: by these two it is known */
+  uintptr_t end;
+  uintptr_t next; /* of its pages, which is not scanned yet */
+  bool is_lost;   /* its memory is another now: scanned in the last stop */
+};
+
+static struct beside_range *ranges; /* cycle lock, as all below */
+static size_t range_count;
+static size_t range_capacity;
+static uint32_t slow_round; /* counts while slowing; a futex. atomic */
+
+static uintptr_t page_up(uintptr_t at) {
+  return (at + WANE__PAGE_BYTES_MIN - 1) & ~(uintptr_t)(WANE__PAGE_BYTES_MIN - 1);
+}
+
+static uintptr_t page_down(uintptr_t at) {
+  return at & ~(uintptr_t)(WANE__PAGE_BYTES_MIN - 1);
+}
+
+/* A root is scanned at once, or copied: it may be gone when the program runs
+   on. */
+static void beside_scan(void *unused, uintptr_t start, uintptr_t end,
+                        bool is_copy) {
+  (void)is_copy;
+  wane__mark_add_range(unused, start, end, true);
+}
+
+void wane__beside_begin_stw(void) {
+  wane__roots_of_threads_stw(beside_scan, NULL);
+}
+
+/* ---- Large root ranges ---- */
+
+static struct beside_range *range_of(uintptr_t start, uintptr_t end) {
+  for (size_t i = 0; i < range_count; i++) {
+    if (ranges[i].start == start && ranges[i].end == end) {
+      return &ranges[i];
+    }
+  }
+  return NULL;
+}
+
+static void range_ignore(void *unused, uintptr_t start, uintptr_t end) {
+  (void)unused;
+  (void)start;
+  (void)end;
+}
+
+/* Arms a range and notes it; those that cannot be armed are left to the last
+   stop. A root visit. */
+static void range_watch(void *unused, uintptr_t start, uintptr_t end,
+                        bool is_copy) {
+  (void)unused;
+  (void)is_copy;
+  size_t pages = 0;
+  if (end - start < BESIDE_RANGE_MIN ||
+      !wane__vector_reserve((void **)&ranges, &range_capacity, range_count,
+                            range_count + 1, sizeof *ranges) ||
+      !wane__dirty_watch(page_up(start), page_down(end)) ||
+      !wane__dirty_fetch_range(WANE__DIRTY_FIRST, page_up(start),
+                               page_down(end), range_ignore, NULL, &pages)) {
+    return;
+  }
+  ranges[range_count++] = (struct beside_range){
+      .start = start, .end = end, .next = page_up(start)};
+}
+
+/* Scans ranges for the first time, as far as there is a budget. A root visit.
+ */
+static void range_scan(void *ctx, uintptr_t start, uintptr_t end,
+                       bool is_copy) {
+  uintptr_t *budget = ctx;
+  struct beside_range *range = range_of(start, end);
+  (void)is_copy;
+  if (range == NULL || range->next >= page_down(end) || *budget == 0) {
+    return;
+  }
+  uintptr_t left = page_down(end) - range->next;
+  left = left < *budget ? left : *budget;
+  wane__mark_add_range(NULL, range->next, range->next + left, true);
+  range->next += left;
+  *budget -= left;
+}
+
+static void range_again(void *unused, uintptr_t start, uintptr_t end) {
+  (void)unused;
+  wane__mark_again(start, end);
+}
+
+static void range_fetch(enum wane__dirty_fetch which, uintptr_t start,
+                        uintptr_t end, size_t *pages) {
+  struct beside_range *range = range_of(start, end);
+  if (range != NULL && !range->is_lost) {
+    range->is_lost =
+        !wane__dirty_fetch_range(which, page_up(start), page_down(end),
+                                 range_again, NULL, pages);
+  }
+}
+
+/* What was written to in a range. A root visit. */
+static void range_round(void *ctx, uintptr_t start, uintptr_t end,
+                        bool is_copy) {
+  (void)is_copy;
+  range_fetch(WANE__DIRTY_ROUND, start, end, ctx);
+}
+
+/* The last time: what is not tracked is scanned. A root visit. */
+static void range_finish(void *ctx, uintptr_t start, uintptr_t end,
+                         bool is_copy) {
+  (void)is_copy;
+  range_fetch(WANE__DIRTY_LAST, start, end, ctx);
+  const struct beside_range *range = range_of(start, end);
+  if (range == NULL || range->is_lost) {
+    wane__mark_add_range(NULL, start, end, false);
+    return;
+  }
+  WANE_ASSERT(range->next == page_down(end),
+              "INV-beside-1: a tracked range was scanned after it was armed");
+  wane__mark_add_range(NULL, start, page_up(start), false);
+  wane__mark_add_range(NULL, page_down(end), end, false);
+}
+
+struct ranges_hold {
+  wane__root_visit *visit;
+  void *ctx;
+};
+
+static void ranges_visit_held(void *arg) {
+  const struct ranges_hold *hold = arg;
+  wane__roots_lock();
+  wane__roots_of_data(hold->visit, hold->ctx);
+  wane__roots_unlock();
+}
+
+/* Visits modules' data and added roots, while none can go. False: no memory
+   for the list of modules. */
+static bool ranges_visit(wane__root_visit *visit, void *ctx) {
+  struct ranges_hold hold = {visit, ctx};
+  return wane__modules_hold(ranges_visit_held, &hold);
+}
+
+static bool ranges_scan(void) {
+  uintptr_t budget;
+  do {
+    budget = BESIDE_HELD_BYTES;
+    if (!ranges_visit(range_scan, &budget)) {
+      return false;
+    }
+  } while (budget == 0);
+  return true;
+}
+
+/* ---- Rounds ---- */
+
+static void beside_again(void *unused, uintptr_t start, uintptr_t end) {
+  (void)unused;
+  wane__mark_again(start, end);
+  wane__finalizers_mark_again(start, end);
+}
+
+static void beside_grey_objects(void *unused, const uintptr_t *words,
+                                size_t count) {
+  wane__mark_add_range(unused, (uintptr_t)words, (uintptr_t)(words + count),
+                       true);
+}
+
+static void beside_grey_fields(void *unused, const uintptr_t *words,
+                               size_t count) {
+  (void)unused;
+  for (size_t i = 0; i < count; i++) {
+    struct wane__found object = wane__block_slot_of(words[i]);
+    wane__mark_add_fields(&object);
+  }
+}
+
+/* False: some are not known. */
+static bool beside_take_grey(void) {
+  bool has_all = wane__grey_take(WANE__GREY_OBJECT, beside_grey_objects, NULL);
+  return wane__grey_take(WANE__GREY_FIELDS, beside_grey_fields, NULL) &&
+         has_all;
+}
+
+static void beside_set_slow(bool is_slow) {
+  wane__store_relaxed(&wane__heap_meter.is_slow, is_slow);
+  wane__add(&slow_round, 1);
+  wane__os_futex_wake(&slow_round, INT32_MAX);
+}
+
+void wane__beside_slow(void) {
+  uint32_t round = wane__load(&slow_round);
+  if (wane__load_relaxed(&wane__heap_meter.is_slow)) {
+    (void)wane__os_futex_wait(&slow_round, round, BESIDE_SLOW_NS);
+  }
+}
+
+/* One round. SIZE_MAX: what was written is not known. */
+static size_t beside_round(struct wane__beside *beside,
+                           struct wane__mark_totals *totals) {
+  size_t pages = wane__dirty_fetch(WANE__DIRTY_ROUND, beside_again, NULL);
+  if (pages == SIZE_MAX || !ranges_visit(range_round, &pages) ||
+      !beside_take_grey()) {
+    return SIZE_MAX;
+  }
+  wane__mark_all(beside->markers, totals);
+  wane__phase(WANE__PHASE_ROUND);
+  return pages;
+}
+
+/* Arms, and marks from all roots. False: what is written from here on is not
+   known. */
+static bool beside_mark_all(struct wane__beside *beside,
+                            struct wane__mark_totals *totals) {
+  range_count = 0;
+  if (!wane__dirty_begin() || !ranges_visit(range_watch, NULL)) {
+    return false;
+  }
+  wane__phase(WANE__PHASE_BEFORE_ARMING);
+  /* all that was not armed counts as written; what is marked of that was
+     allocated since the flip, and is scanned here for the first time */
+  if (wane__dirty_fetch(WANE__DIRTY_FIRST, beside_again, NULL) == SIZE_MAX) {
+    return false;
+  }
+  wane__phase(WANE__PHASE_ARMED);
+  if (!ranges_scan()) {
+    return false;
+  }
+  wane__roots_of_pins(beside_scan, NULL);
+  wane__records_visit_roots(beside_scan, NULL);
+  wane__finalizers_mark();
+  wane__mark_all(beside->markers, totals);
+  wane__phase(WANE__PHASE_MARKED);
+  return true;
+}
+
+void wane__beside_mark(struct wane__beside *beside,
+                       struct wane__mark_totals *totals) {
+  size_t pages = beside_mark_all(beside, totals) ? SIZE_MAX - 1 : SIZE_MAX;
+  while (pages != SIZE_MAX && pages > BESIDE_PAGES_FEW &&
+         beside->rounds < BESIDE_ROUNDS_MAX) {
+    pages = beside_round(beside, totals);
+    beside->rounds++;
+    beside_set_slow(pages != SIZE_MAX);
+  }
+  beside->pages_left = pages;
+  beside->is_tracked = pages != SIZE_MAX;
+  beside_set_slow(false);
+}
+
+size_t wane__beside_finish_stw(const struct wane__beside *beside) {
+  size_t pages = 0;
+  wane__roots_of_threads_stw(wane__mark_add_range, NULL);
+  if (beside->is_tracked) {
+    pages = wane__dirty_fetch(WANE__DIRTY_LAST, beside_again, NULL);
+  }
+  if (beside->is_tracked && pages != SIZE_MAX && beside_take_grey()) {
+    wane__roots_of_data(range_finish, &pages);
+    return pages;
+  }
+  (void)beside_take_grey();
+  wane__mark_all_again();
+  wane__roots_of_data(wane__mark_add_range, NULL);
+  wane__roots_of_pins(wane__mark_add_range, NULL);
+  wane__records_visit_roots(wane__mark_add_range, NULL);
+  return SIZE_MAX;
+}

@@ -1,0 +1,65 @@
+/*
+ * Marking beside the program, with the dirty tracker (mark/dirty.h).
+ *
+ *   first stop   the colour changes; words of stacks, registers and
+ *                thread-locals are copied
+ *   beside       arm; mark from these words and all other roots; then, in
+ *                rounds, what was written meanwhile, until that is little
+ *   last stop    stacks, registers, thread-locals once more; what was written
+ *                since the last round; mark
+ *
+ * docs/design/concurrent-marking.md argues why nothing is lost. In short:
+ *
+ * INV-beside-1: at the end of the last stop, each word that the program can
+ *   reach and that lies in a marked object or a root was read by a marker
+ *   after it was written for the last time. For a word in tracked memory: it
+ *   was read after its page had been armed; if it was written after that, the
+ *   page was fetched, and read again after the fetch, the last time with the
+ *   world stopped. For all other words: they are read in the last stop.
+ * INV-beside-2: no sweep happens while marking, so what is reachable keeps its
+ *   memory, and no group changes its kind or class.
+ * INV-beside-3: what is allocated while marking has the new colour before the
+ *   program can store to it, so its words count as those of a marked object.
+ *
+ * What is tracked: blocks that may hold pointers; large parts of modules' data
+ * and of added roots. Pins, arguments of cleanups and finalizers' objects are
+ * walked once; what comes later is in the grey log (heap/grey.h).
+ *
+ * Getting to an end. A round looks at pages as fast as it can, and the program
+ * writes to others meanwhile. Two things make the rounds shorter: a page's
+ * first write after it was armed costs the program a fault; and from the
+ * second round on threads that allocate are slowed (wane__beside_slow): each
+ * gets a small run, then waits for a fraction of a millisecond, so that it
+ * writes to fewer pages than markers look at. A program that writes all over
+ * its heap without allocating is not slowed by that: after BESIDE_ROUNDS_MAX
+ * rounds the last stop looks at what is left.
+ */
+#ifndef WANE_COLLECT_BESIDE_H
+#define WANE_COLLECT_BESIDE_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "../mark/mark.h"
+
+struct wane__beside {
+  unsigned markers;  /* that mark; more may be invited */
+  unsigned rounds;   /* of looking at what was written */
+  size_t pages_left; /* that had been written before the last of them */
+  bool is_tracked;   /* what was written since is known */
+};
+
+/* In the first stop, after the flip. */
+void wane__beside_begin_stw(void);
+/* Between the stops. */
+void wane__beside_mark(struct wane__beside *beside,
+                       struct wane__mark_totals *totals);
+/* In the last stop, inside wane__modules_hold: hands what is left to the
+   markers. Returns how many pages had been written. */
+size_t wane__beside_finish_stw(const struct wane__beside *beside);
+
+/* A thread that allocates, while the rounds come to an end. Not guarded. */
+void wane__beside_slow(void);
+
+#endif

@@ -1,0 +1,90 @@
+/* A locked array for each sort; see grey.h. */
+#include "grey.h"
+
+#include <string.h>
+
+#include "../base/check.h"
+#include "../base/lock.h"
+#include "../base/meta.h"
+#include "../base/os.h"
+#include "block.h"
+
+#define GREY_WORDS_MAX ((size_t)1 << 24)
+#define GREY_WORDS_MIN ((size_t)8192)
+/* Handed out at once. The lock is not held meanwhile. */
+#define GREY_PORTION 1024u
+
+static struct {
+  struct wane__lock lock;
+  uintptr_t *words; /* in memory that is no root. const once it is there */
+  size_t count;     /* lock: lock, as all below */
+  size_t room;
+  bool is_lost; /* some could not be noted */
+} grey_logs[WANE__GREY_COUNT] = {{.lock = WANE__LOCK_INIT(WANE__RANK_GREY)},
+                                 {.lock = WANE__LOCK_INIT(WANE__RANK_GREY)}};
+
+static bool grey_grow_locked(enum wane__grey what) {
+  size_t room = grey_logs[what].room;
+  size_t more = room != 0 ? room : GREY_WORDS_MIN;
+  if (grey_logs[what].words == NULL) {
+    grey_logs[what].words = wane__meta_reserve(GREY_WORDS_MAX *
+                                               sizeof *grey_logs[what].words);
+  }
+  uintptr_t *words = grey_logs[what].words;
+  if (words == NULL || room + more > GREY_WORDS_MAX ||
+      !wane__os_commit(words + room, more * sizeof *words)) {
+    return false;
+  }
+  grey_logs[what].room = room + more;
+  return true;
+}
+
+void wane__grey_add(enum wane__grey what, uintptr_t word) {
+  WANE_ASSERT(wane__is_marking(), "INV-grey-1: words are noted while marking");
+  wane__lock_acquire(&grey_logs[what].lock);
+  size_t count = grey_logs[what].count;
+  if (count < grey_logs[what].room || grey_grow_locked(what)) {
+    grey_logs[what].words[count] = word;
+    grey_logs[what].count = count + 1;
+  } else {
+    grey_logs[what].is_lost = true;
+  }
+  wane__lock_release(&grey_logs[what].lock);
+}
+
+bool wane__grey_take(enum wane__grey what, wane__grey_visit *visit, void *ctx) {
+  static uintptr_t *portion; /* in memory that is no root. cycle lock */
+  bool is_lost = false;
+  size_t count;
+  if (portion == NULL) {
+    portion = wane__meta_alloc(GREY_PORTION * sizeof *portion);
+  }
+  do {
+    wane__lock_acquire(&grey_logs[what].lock);
+    count = grey_logs[what].count;
+    count = count < GREY_PORTION ? count : GREY_PORTION;
+    if (portion == NULL) {
+      is_lost = is_lost || count != 0;
+      grey_logs[what].count = count = 0;
+    } else {
+      grey_logs[what].count -= count;
+      memcpy(portion, grey_logs[what].words + grey_logs[what].count,
+             count * sizeof *portion);
+    }
+    is_lost = is_lost || grey_logs[what].is_lost;
+    grey_logs[what].is_lost = false;
+    wane__lock_release(&grey_logs[what].lock);
+    if (count != 0) {
+      visit(ctx, portion, count);
+    }
+  } while (count != 0);
+  return !is_lost;
+}
+
+void wane__grey_fork_child(void) {
+  for (int i = 0; i < WANE__GREY_COUNT; i++) {
+    wane__lock_reset(&grey_logs[i].lock);
+    grey_logs[i].count = 0;
+    grey_logs[i].is_lost = false;
+  }
+}
