@@ -12,6 +12,7 @@
 #include "../mutator/module.h"
 #include "../mutator/root.h"
 #include "../special/cleanup.h"
+#include "pace.h"
 #include "phase.h"
 
 #define BESIDE_ROUNDS_MAX 12u
@@ -264,6 +265,7 @@ static bool beside_mark_all(struct wane__beside *beside,
 void wane__beside_mark(struct wane__beside *beside,
                        struct wane__mark_totals *totals) {
   size_t pages = beside_mark_all(beside, totals) ? SIZE_MAX - 1 : SIZE_MAX;
+  wane__pace_set_ending(true);
   while (pages != SIZE_MAX && pages > BESIDE_PAGES_FEW &&
          beside->rounds < BESIDE_ROUNDS_MAX) {
     pages = beside_round(beside, totals);
@@ -273,6 +275,7 @@ void wane__beside_mark(struct wane__beside *beside,
   beside->pages_left = pages;
   beside->is_tracked = pages != SIZE_MAX;
   beside_set_slow(false);
+  wane__mark_close();
 }
 
 size_t wane__beside_finish_stw(const struct wane__beside *beside) {

@@ -131,7 +131,9 @@ static void cycle_flip(struct wane__cycle_trace *trace) {
     t->context.flip_bytes = t->context.run_bytes;
   }
   wane__pace_set_threads(threads < cycle_cpus() ? threads : cycle_cpus());
-  uint64_t used = meter->live_bytes + cycle_take_allocated_stw();
+  trace->since_bytes = cycle_take_allocated_stw();
+  trace->flip_ns = wane__os_now_ns();
+  uint64_t used = meter->live_bytes + trace->since_bytes;
   trace->before_bytes = used;
   meter->peak_bytes = used > meter->peak_bytes ? used : meter->peak_bytes;
   WANE_CHECK(wane__stop_is_world_stopped(),
@@ -213,6 +215,19 @@ static unsigned cycle_add_roots(struct wane__cycle_trace *trace) {
   return useful < trace->markers ? (unsigned)useful : trace->markers;
 }
 
+static void cycle_note_beside(const struct wane__cycle_trace *trace,
+                              uint64_t black_bytes) {
+  static uint64_t last_end_ns; /* cycle lock */
+  uint64_t now = wane__os_now_ns();
+  struct wane__pace_last last = {
+      .beside_bytes = black_bytes,
+      .beside_ns = now - trace->flip_ns,
+      .before_bytes = trace->since_bytes,
+      .before_ns = last_end_ns != 0 ? trace->flip_ns - last_end_ns : 0};
+  wane__pace_note_beside(&last);
+  last_end_ns = now;
+}
+
 static void cycle_set_pace(struct wane__cycle_trace *trace) {
   const struct wane__mark_totals *totals = &trace->totals;
   uint64_t black = cycle_take_allocated_stw();
@@ -220,12 +235,13 @@ static void cycle_set_pace(struct wane__cycle_trace *trace) {
      were they to count as live, a table would let the heap grow by them, and
      grow with it */
   trace->live_bytes = totals->bytes - totals->outside.bytes + black;
-  wane__store_relaxed(&wane__heap_meter.live_bytes,
-                      trace->live_bytes - totals->waiting_bytes);
+  uint64_t live = trace->live_bytes - totals->waiting_bytes;
+  wane__store_relaxed(&wane__heap_meter.live_bytes, live);
+  wane__store_relaxed(&wane__heap_meter.marked_bytes, live - black);
   wane__pace_note_outside_stw(totals->outside.files,
                               totals->outside.adopted_bytes);
   if (trace->flipped) {
-    wane__pace_note_beside(black);
+    cycle_note_beside(trace, black);
   }
   wane__pace_set_trigger();
 }

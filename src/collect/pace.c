@@ -58,7 +58,7 @@ struct wane__pace_output wane__pace(const struct wane__pace_input *in) {
   struct wane__pace_output out = {.growth_bytes = UINT64_MAX};
   if (in->percent >= 0) {
     uint64_t minimum = PACE_MINIMUM * (in->threads > 1 ? in->threads : 1);
-    uint64_t base = in->live_bytes > minimum ? in->live_bytes : minimum;
+    uint64_t base = pace_max(in->marked_bytes, minimum);
     uint64_t percent = in->percent == 0 ? 1 : (uint64_t)in->percent;
     out.growth_bytes = base / 100 * percent + base % 100 * percent / 100;
     if (!in->is_percent_set) {
@@ -93,10 +93,15 @@ uint64_t wane__pace_trigger(uint64_t growth_bytes, uint64_t beside_bytes) {
   return growth_bytes - pace_min(early, growth_bytes / 2);
 }
 
-uint64_t wane__pace_beside(uint64_t before_bytes, uint64_t now_bytes) {
-  return now_bytes >= before_bytes
-             ? now_bytes
-             : before_bytes - (before_bytes - now_bytes) / 4;
+uint64_t wane__pace_beside(const struct wane__pace_last *last) {
+  double pace = last->before_ns != 0
+                    ? (double)last->before_bytes / (double)last->before_ns
+                    : 0;
+  uint64_t now = pace_max(last->beside_bytes,
+                          (uint64_t)(pace * (double)last->beside_ns));
+  return now >= last->guess_bytes
+             ? now
+             : last->guess_bytes - (last->guess_bytes - now) / 4;
 }
 
 /* a * b / c without overflow for b <= c. */
@@ -236,6 +241,7 @@ void wane__pace_set_trigger(void) {
   uint64_t known = live + since;
   struct wane__pace_input in = {
       .live_bytes = live,
+      .marked_bytes = wane__load_relaxed(&wane__heap_meter.marked_bytes),
       .threads = wane__load_relaxed(&pace_threads),
       /* adopted pages; holes in groups that are partly live, while they are */
       .overhead_bytes =
@@ -254,9 +260,10 @@ void wane__pace_set_trigger(void) {
   pace_set_outside(totals.outside_left_blocks);
 }
 
-void wane__pace_note_beside(uint64_t bytes) {
-  wane__store_relaxed(&pace_beside,
-                      wane__pace_beside(wane__load_relaxed(&pace_beside), bytes));
+void wane__pace_note_beside(const struct wane__pace_last *last) {
+  struct wane__pace_last in = *last;
+  in.guess_bytes = wane__load_relaxed(&pace_beside);
+  wane__store_relaxed(&pace_beside, wane__pace_beside(&in));
 }
 
 void wane__pace_begin_marking_stw(uint64_t used_bytes) {

@@ -2,7 +2,7 @@
  * Pacing: how much may be allocated until the next cycle, as a pure function
  * of numbers, all in bytes.
  *
- *   growth = max(live, minimum) * percent / 100,
+ *   growth = max(marked, minimum) * percent / 100,
  *   minimum = 4 MiB for each thread that allocates, up to the number of CPUs:
  *   they reach it together, and each cycle stops them all
  *   as long as no percentage was set: growth += min(growth / 4, 64 MiB)
@@ -33,6 +33,7 @@
 
 struct wane__pace_input {
   uint64_t live_bytes;
+  uint64_t marked_bytes;   /* of these, found by marking */
   unsigned threads;        /* that can allocate at once */
   uint64_t overhead_bytes; /* of the limit, taken by other than live objects */
   bool is_percent_set;     /* by the program or an option */
@@ -48,13 +49,25 @@ struct wane__pace_output {
 
 struct wane__pace_output wane__pace(const struct wane__pace_input *in);
 
-/* At which of these bytes a cycle begins. beside_bytes: what was allocated
-   while the last ones marked. A quarter is added for what cannot be foreseen;
-   at least a twentieth of the growth is kept, at most half of it given up. */
+/* At which of these bytes a cycle begins. beside_bytes: what will be allocated
+   while it marks; 0: it marks in one stop. A quarter is added for what cannot
+   be foreseen; the cycle begins at least a twentieth of the growth before its
+   end, and not before half of it. */
 uint64_t wane__pace_trigger(uint64_t growth_bytes, uint64_t beside_bytes);
-/* The estimate for the next one, from the last: moves up at once, and down by
-   a quarter of the difference. */
-uint64_t wane__pace_beside(uint64_t before_bytes, uint64_t now_bytes);
+
+/* What the last cycle that marked beside the program tells about the next. */
+struct wane__pace_last {
+  uint64_t guess_bytes;  /* what had been expected to be allocated meanwhile */
+  uint64_t beside_bytes; /* what was; less than would have been, if threads had
+                            to wait */
+  uint64_t beside_ns;    /* how long it marked */
+  uint64_t before_bytes; /* what was allocated since the cycle before... */
+  uint64_t before_ns;    /* ...and in which time */
+};
+/* What will be allocated while the next one marks: what was, or would have been
+   at the pace of the time before. Less than was expected counts only by a
+   quarter of the difference. */
+uint64_t wane__pace_beside(const struct wane__pace_last *last);
 
 /* A cycle that marks beside the program, all in bytes. */
 struct wane__pace_marking {
@@ -116,8 +129,8 @@ void wane__pace_set_threads(unsigned threads);
 void wane__pace_note_outside_stw(uint64_t files, uint64_t adopted_bytes);
 /* Sets the triggers from the last cycle's result and the settings. */
 void wane__pace_set_trigger(void);
-/* How much was allocated while a cycle marked; 0: in one stop. lock: cycle. */
-void wane__pace_note_beside(uint64_t bytes);
+/* A cycle marked beside the program. lock: cycle. */
+void wane__pace_note_beside(const struct wane__pace_last *last);
 /* A cycle begins to mark beside the program: until its end the trigger is what
    may be allocated. STW. */
 void wane__pace_begin_marking_stw(uint64_t used_bytes);

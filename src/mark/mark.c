@@ -93,6 +93,7 @@ static struct {
   uint32_t hungry;  /* of these, without work, or not in it yet. seq_cst */
   uint32_t working; /* markers not done; 0: no round. a futex. seq_cst */
   uint32_t invited; /* threads may join a round. atomic */
+  uint32_t is_closed; /* or not any more. atomic */
   uint32_t starting; /* a marker thread is; a futex. seq_cst */
 } mark_state WANE_ALIGNED(WANE_CACHE_LINE);
 
@@ -902,7 +903,8 @@ static void marker_take_part(struct marker *m) {
    Until then it counted as hungry. */
 static bool marker_join(void) {
   uint32_t working = wane__load(&mark_state.working);
-  if (wane__load_relaxed(&mark_state.invited) == 0) {
+  if (wane__load_relaxed(&mark_state.invited) == 0 ||
+      wane__load_relaxed(&mark_state.is_closed) != 0) {
     return false;
   }
   while (working != 0) {
@@ -1001,6 +1003,7 @@ unsigned wane__mark_prepare(unsigned wanted) {
     marker_threads++;
   }
   wane__store_relaxed(&mark_state.invited, 0);
+  wane__store_relaxed(&mark_state.is_closed, 0);
   mark_state.active = ready;
   for (unsigned i = 0; i < ready; i++) {
     markers[i]->done_bytes = 0;
@@ -1129,7 +1132,8 @@ static void marker_release(struct marker *m) {
 
 /* One round, until no marker has work: begun by so many, and others may join. */
 static void mark_round(unsigned begun_by) {
-  if (wane__load_relaxed(&mark_state.invited) != 0) {
+  if (wane__load_relaxed(&mark_state.invited) != 0 &&
+      wane__load_relaxed(&mark_state.is_closed) == 0) {
     begun_by = mark_state.active;
   }
   wane__store(&mark_state.hungry, mark_state.active - begun_by);
@@ -1145,8 +1149,16 @@ static void mark_round(unsigned begun_by) {
 }
 
 void wane__mark_invite(void) {
+  if (wane__load_relaxed(&mark_state.is_closed) != 0) {
+    return;
+  }
   wane__store_relaxed(&mark_state.invited, 1);
   wane__os_futex_wake(&mark_state.round, INT32_MAX);
+}
+
+void wane__mark_close(void) {
+  wane__store_relaxed(&mark_state.is_closed, 1);
+  wane__store_relaxed(&mark_state.invited, 0);
 }
 
 uint64_t wane__mark_progress(void) {

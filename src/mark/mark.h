@@ -87,6 +87,8 @@ void wane__mark_all_again(void);
 /* Has threads that do not mark yet join those that do, in this round and the
    others of the cycle, up to all that were prepared. Any thread. */
 void wane__mark_invite(void);
+/* No others join from here on. Between rounds. */
+void wane__mark_close(void);
 /* Bytes marked in this cycle so far, not exact. Any thread. */
 uint64_t wane__mark_progress(void);
 
