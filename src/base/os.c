@@ -24,6 +24,10 @@
 #include "atomic.h"
 #include "options.h"
 
+/* Numbers of files from here on are left to the library, if the limit is high
+   enough. */
+#define OS_FILES_FROM 512
+
 /* Counts calls that can fail; atomic, relaxed: tests are single-threaded
    where the exact number matters. */
 static uint64_t os_fault_calls;
@@ -323,11 +327,29 @@ bool wane__os_file_is_ours(const struct wane__os_file *file) {
          now.st_dev == file->dev && now.st_ino == file->ino;
 }
 
+/* The same file under a number above those that programs expect their own
+   files to get. */
+static int os_move_up(int fd) {
+  struct rlimit limit;
+  int least = OS_FILES_FROM;
+  if (getrlimit(RLIMIT_NOFILE, &limit) == 0 &&
+      limit.rlim_cur / 2 < OS_FILES_FROM) {
+    least = (int)(limit.rlim_cur / 2);
+  }
+  int moved = fcntl(fd, F_DUPFD_CLOEXEC, least);
+  if (moved < 0) {
+    return fd;
+  }
+  wane__os_close(fd);
+  return moved;
+}
+
 bool wane__os_file_set(struct wane__os_file *file, int fd) {
   struct stat now;
   if (fd < 0) {
     return false;
   }
+  fd = os_move_up(fd);
   if (fstat(fd, &now) != 0) {
     wane__os_close(fd);
     return false;

@@ -34,9 +34,9 @@ struct beside_range {
   bool is_lost;   /* its memory is another now: scanned in the last stop */
 };
 
-static struct beside_range *ranges; /* cycle lock, as all below */
-static size_t range_count;
-static size_t range_capacity;
+static struct beside_range *beside_ranges; /* cycle lock, as all below */
+static size_t beside_range_count;
+static size_t beside_range_capacity;
 static uint32_t slow_round; /* counts while slowing; a futex. atomic */
 
 static uintptr_t page_up(uintptr_t at) {
@@ -62,9 +62,9 @@ void wane__beside_begin_stw(void) {
 /* ---- Large root ranges ---- */
 
 static struct beside_range *range_of(uintptr_t start, uintptr_t end) {
-  for (size_t i = 0; i < range_count; i++) {
-    if (ranges[i].start == start && ranges[i].end == end) {
-      return &ranges[i];
+  for (size_t i = 0; i < beside_range_count; i++) {
+    if (beside_ranges[i].start == start && beside_ranges[i].end == end) {
+      return &beside_ranges[i];
     }
   }
   return NULL;
@@ -84,14 +84,14 @@ static void range_watch(void *unused, uintptr_t start, uintptr_t end,
   (void)is_copy;
   size_t pages = 0;
   if (end - start < BESIDE_RANGE_MIN ||
-      !wane__vector_reserve((void **)&ranges, &range_capacity, range_count,
-                            range_count + 1, sizeof *ranges) ||
+      !wane__vector_reserve((void **)&beside_ranges, &beside_range_capacity, beside_range_count,
+                            beside_range_count + 1, sizeof *beside_ranges) ||
       !wane__dirty_watch(page_up(start), page_down(end)) ||
       !wane__dirty_fetch_range(WANE__DIRTY_FIRST, page_up(start),
                                page_down(end), range_ignore, NULL, &pages)) {
     return;
   }
-  ranges[range_count++] = (struct beside_range){
+  beside_ranges[beside_range_count++] = (struct beside_range){
       .start = start, .end = end, .next = page_up(start)};
 }
 
@@ -112,7 +112,7 @@ static void range_scan(void *ctx, uintptr_t start, uintptr_t end,
   *budget -= left;
 }
 
-static void range_again(void *unused, uintptr_t start, uintptr_t end) {
+static void beside_range_again(void *unused, uintptr_t start, uintptr_t end) {
   (void)unused;
   wane__mark_again(start, end);
 }
@@ -123,7 +123,7 @@ static void range_fetch(enum wane__dirty_fetch which, uintptr_t start,
   if (range != NULL && !range->is_lost) {
     range->is_lost =
         !wane__dirty_fetch_range(which, page_up(start), page_down(end),
-                                 range_again, NULL, pages);
+                                 beside_range_again, NULL, pages);
   }
 }
 
@@ -240,7 +240,7 @@ static size_t beside_round(struct wane__beside *beside,
    known. */
 static bool beside_mark_all(struct wane__beside *beside,
                             struct wane__mark_totals *totals) {
-  range_count = 0;
+  beside_range_count = 0;
   if (!wane__dirty_begin() || !ranges_visit(range_watch, NULL)) {
     return false;
   }

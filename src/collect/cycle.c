@@ -54,6 +54,8 @@
 #define BESIDE_SHARE 4u
 /* In the last stop, for fewer pages another marker is not woken. */
 #define PAGES_PER_MARKER 256u
+/* To make the last stop, if threads cannot be stopped. */
+#define STOP_TRIES 3u
 /* How long a thread waits at once for marking to get on; and how often for a
    cycle to begin, until it begins one itself. */
 #define HOLD_NS 200000
@@ -67,6 +69,10 @@ struct wane__cycle_totals wane__cycle_totals;
    after the call was completed. lock: cycle; begun is read without, seq_cst. */
 static uint64_t cycle_begun;
 static uint64_t cycle_completed;
+/* One is being run. Written with the lock, read relaxed. */
+static bool cycle_runs;
+/* What one that could not be completed had marked; the next goes on with it. */
+static struct wane__mark_totals cycle_left;
 
 #if WANE_CHECK_LEVEL >= 1
 void (*wane__phase_hook)(enum wane__phase phase);
@@ -210,7 +216,7 @@ static unsigned cycle_add_roots(struct wane__cycle_trace *trace) {
   }
   size_t pages = wane__beside_finish_stw(&trace->beside);
   trace->beside.is_tracked = pages != SIZE_MAX;
-  trace->pages = pages;
+  trace->pages = trace->beside.is_tracked ? pages : 0;
   size_t useful = 1 + pages / PAGES_PER_MARKER;
   return useful < trace->markers ? (unsigned)useful : trace->markers;
 }
@@ -240,7 +246,7 @@ static void cycle_set_pace(struct wane__cycle_trace *trace) {
   wane__store_relaxed(&wane__heap_meter.marked_bytes, live - black);
   wane__pace_note_outside_stw(totals->outside.files,
                               totals->outside.adopted_bytes);
-  if (trace->flipped) {
+  if (trace->flipped && trace->flip_ns != 0) {
     cycle_note_beside(trace, black);
   }
   wane__pace_set_trigger();
@@ -271,6 +277,9 @@ static void cycle_stopped(void *arg) {
     wane__check_stw();
   }
   cycle_set_pace(trace);
+  /* before anybody sees what it found */
+  trace->number = wane__cycle_totals.full + 1;
+  wane__store_relaxed(&wane__cycle_totals.full, trace->number);
   trace->last_ns = cycle_resume(begin);
   trace->stop_ns = stopped - begin;
   trace->roots_ns = roots - stopped;
@@ -285,11 +294,16 @@ static void cycle_stop(struct wane__cycle_trace *trace,
   wane__lock_release(&wane__threads_lock);
 }
 
-/* Once the colour has changed, the cycle must be completed. */
+/* A cycle whose last stop cannot be made is left as it is, marking: nothing is
+   found dead, and the next cycle goes on with it. */
 static bool cycle_stop_and_mark(struct wane__cycle_trace *trace) {
   wane__phase(WANE__PHASE_BEFORE_CYCLE);
+  trace->flipped = wane__is_marking();
+  trace->totals = cycle_left;
   if (trace->reason != WANE__CYCLE_SHUTDOWN && wane__dirty_is_available()) {
-    cycle_stop(trace, cycle_stopped_begin);
+    if (!trace->flipped) {
+      cycle_stop(trace, cycle_stopped_begin);
+    }
     if (!trace->flipped) {
       return false;
     }
@@ -300,10 +314,14 @@ static bool cycle_stop_and_mark(struct wane__cycle_trace *trace) {
     trace->beside_ns = wane__os_now_ns() - start;
     wane__phase(WANE__PHASE_BEFORE_STOP);
   }
-  do {
+  for (unsigned tries = 0; !trace->ran && tries < STOP_TRIES; tries++) {
     cycle_stop(trace, cycle_stopped);
-  } while (!trace->ran && trace->flipped);
-  wane__phase(WANE__PHASE_AFTER_STOP);
+  }
+  cycle_left = trace->totals;
+  if (trace->ran) {
+    cycle_left = (struct wane__mark_totals){0};
+    wane__phase(WANE__PHASE_AFTER_STOP);
+  }
   return trace->ran;
 }
 
@@ -362,8 +380,6 @@ static bool cycle_run_locked(enum wane__cycle_reason reason, bool sweep,
   }
   uint64_t end = wane__os_now_ns();
   struct wane__cycle_totals *totals = &wane__cycle_totals;
-  trace.number = totals->full + 1;
-  wane__store_relaxed(&totals->full, trace.number);
   if (reason == WANE__CYCLE_FORCED) {
     wane__store_relaxed(&totals->forced, totals->forced + 1);
   }
@@ -404,7 +420,9 @@ static WANE_NOINLINE bool cycle_run(enum wane__cycle_reason reason, bool sweep,
   if (reason == WANE__CYCLE_SHUTDOWN ||
       (cycle_completed <= begun && cycle_is_due(reason, more_bytes))) {
     uint64_t number = wane__add(&cycle_begun, 1) + 1;
+    wane__store_relaxed(&cycle_runs, true);
     ok = cycle_run_locked(reason, sweep, stack_pointer);
+    wane__store_relaxed(&cycle_runs, false);
     cycle_completed = ok ? number : cycle_completed;
   } else if (sweep) {
     wane__sweep_finish_records();
@@ -476,7 +494,8 @@ static enum wane__cycle_reason cycle_trigger_reason(void) {
 static bool cycle_may_allocate(size_t bytes) {
   struct wane__context *self = wane__self;
   wane__guard_enter(self);
-  bool may = wane__pace_may_allocate(bytes);
+  bool may = wane__pace_may_allocate(
+      bytes, wane__load_relaxed(&cycle_runs) && wane__is_marking());
   wane__guard_leave(self);
   return may;
 }
@@ -489,7 +508,7 @@ static void cycle_hold(size_t more_bytes) {
   static const uint32_t nothing;
   bool has_waited = false;
   for (unsigned holds = 0; !cycle_may_allocate(more_bytes); holds++) {
-    if (wane__is_marking()) {
+    if (wane__load_relaxed(&cycle_runs) && wane__is_marking()) {
       wane__mark_invite();
       has_waited = true;
     } else if (has_waited) {
@@ -505,8 +524,8 @@ static void cycle_hold(size_t more_bytes) {
 }
 
 void wane__cycle_triggered(size_t more_bytes) {
-  bool is_marking = wane__is_marking();
-  if (!is_marking && cycle_limit_may_wait()) {
+  bool is_running = wane__load_relaxed(&cycle_runs);
+  if (!is_running && cycle_limit_may_wait()) {
     return;
   }
   if (!wane__collector_is_ready()) {
@@ -514,7 +533,7 @@ void wane__cycle_triggered(size_t more_bytes) {
     return;
   }
   int saved = errno;
-  if (!is_marking) {
+  if (!is_running) {
     wane__collector_ask(cycle_trigger_reason());
   }
   cycle_hold(more_bytes);
@@ -538,7 +557,10 @@ void wane__cycle_for_stress(void) {
   wane__cycle_run(WANE__CYCLE_STRESS, false, 0);
 }
 
-void wane__cycle_fork_child(void) { wane__lock_reset(&wane__cycle_lock); }
+void wane__cycle_fork_child(void) {
+  wane__lock_reset(&wane__cycle_lock);
+  cycle_runs = false;
+}
 
 WANE_PUBLIC void wane_collect(void) {
   int saved = errno;

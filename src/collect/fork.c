@@ -79,7 +79,6 @@ static void fork_child(void) {
   wane__lock_reset(&wane__threads_lock);
   wane__cycle_fork_child();
   wane__mark_fork_child();
-  wane__dirty_fork_child();
   wane__background_fork_child();
   wane__collector_fork_child();
   wane__grey_fork_child();
@@ -97,6 +96,7 @@ bool wane__fork_settle(void) {
     fork_drop_groups(fork_self);
     fork_self = NULL;
   }
+  wane__dirty_fork_child();
   wane__extent_rebuild();
   wane__foreign_rebuild();
   wane__class_rebuild();

@@ -230,6 +230,7 @@ void wane__pace_put_off(uint64_t bytes) {
   uint64_t since = wane__load_relaxed(&wane__heap_meter.since_flip_bytes);
   if (trigger != UINT64_MAX) {
     pace_set_trigger(pace_max(since, trigger) + bytes);
+    wane__store_relaxed(&pace_growth, pace_max(since, trigger) + bytes);
   }
 }
 
@@ -281,11 +282,11 @@ void wane__pace_set_ending(bool is_ending) {
   wane__store_relaxed(&pace_marking.is_ending, is_ending);
 }
 
-bool wane__pace_may_allocate(size_t more_bytes) {
+bool wane__pace_may_allocate(size_t more_bytes, bool is_marking) {
   uint64_t since =
       wane__load_relaxed(&wane__heap_meter.since_flip_bytes) + more_bytes;
   uint64_t allowed;
-  if (wane__is_marking()) {
+  if (is_marking) {
     struct wane__pace_marking now = pace_marking;
     now.marked_bytes = wane__mark_progress();
     allowed = wane__pace_allowance(&now);

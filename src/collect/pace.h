@@ -138,7 +138,7 @@ void wane__pace_begin_marking_stw(uint64_t used_bytes);
 void wane__pace_put_off(uint64_t bytes);
 /* Whether so many bytes more may be allocated while a cycle marks, or one is
    due; if so, says when to ask again. Guarded. */
-bool wane__pace_may_allocate(size_t more_bytes);
+bool wane__pace_may_allocate(size_t more_bytes, bool is_marking);
 /* Marking is in its last rounds, or not. lock: cycle. */
 void wane__pace_set_ending(bool is_ending);
 bool wane__pace_is_by_limit(void);

@@ -24,6 +24,7 @@
 #include "../heap/block.h"
 #include "../heap/context.h"
 #include "../heap/hooks.h"
+#include "../mark/dirty.h"
 #include "../mutator/stop.h"
 #include "../mutator/thread.h"
 #include "../special/runner.h"
@@ -43,6 +44,9 @@ static bool start_try_locked(void) {
   if (!start_done) {
     bool ok = wane__arena_init() && wane__stop_init() && wane__threads_init() &&
               wane__fork_init();
+    if (ok) {
+      (void)wane__dirty_is_available(); /* nobody else uses it yet */
+    }
     /* pairs with the acquire in start_attach */
     wane__store_release(&start_done, ok);
   }

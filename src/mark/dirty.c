@@ -69,6 +69,7 @@ static void dirty_choose(void) {
   }
 }
 
+/* Without it, what is open is counted among the program's own. */
 bool wane__dirty_is_available(void) {
   if (dirty_ops == NULL) {
     int saved = errno;
@@ -187,5 +188,6 @@ void wane__dirty_fork_child(void) {
   if (dirty_ops != NULL && dirty_ops != &dirty_none) {
     dirty_ops->close();
     dirty_set(NULL);
+    (void)wane__dirty_is_available();
   }
 }

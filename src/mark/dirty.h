@@ -18,8 +18,8 @@
  *   them. These cannot be fetched and armed in one step, so they are armed once
  *   in a cycle, and the last fetch hands out all that was written since.
  * - none: marking happens in one stop.
- * What is used is found out at the first cycle, unless WANE_OPTIONS=dirty=NAME
- * says so. A backend that fails later is given up for good, and the cycle under
+ * What is used is found out at the start, unless WANE_OPTIONS=dirty=NAME says
+ * so. A backend that fails later is given up for good, and the cycle under
  * way marks all of the heap once more in its last stop.
  */
 #ifndef WANE_MARK_DIRTY_H
@@ -29,7 +29,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
-/* Is there a way to know? Cycle lock held, as for all below. */
+/* Is there a way to know? Cycle lock held, as for all below, or before anybody
+   else can. */
 bool wane__dirty_is_available(void);
 /* Its name: "uffd", "softdirty", "none". Any thread. */
 const char *wane__dirty_backend(void);
@@ -57,7 +58,8 @@ bool wane__dirty_fetch_range(enum wane__dirty_fetch which, uintptr_t start,
                              uintptr_t end, wane__dirty_visit *visit, void *ctx,
                              size_t *pages);
 
-/* In the child of fork nothing is armed. */
+/* In the child of fork nothing is armed, and what is open is the parent's. When
+   the child settles, alone. */
 void wane__dirty_fork_child(void);
 
 /* ---- For the backends ---- */

@@ -891,27 +891,37 @@ static void rescan_heap(struct marker *m) {
   }
 }
 
-/* What the thread of a marker does in a round. */
-static void marker_take_part(struct marker *m) {
-  marker_work(m);
+static void marker_leave(void) {
   if (wane__sub(&mark_state.working, 1) == 1) {
     wane__os_futex_wake(&mark_state.working, 1);
   }
 }
 
+/* What the thread of a marker does in a round. */
+static void marker_take_part(struct marker *m) {
+  marker_work(m);
+  marker_leave();
+}
+
 /* Joins a round that has begun without the calling thread, if it was invited.
-   Until then it counted as hungry. */
-static bool marker_join(void) {
+   Until then it counted as hungry; unless the cycle has fewer markers, which is
+   only known once it keeps the round from ending. */
+static bool marker_join(unsigned index) {
   uint32_t working = wane__load(&mark_state.working);
   if (wane__load_relaxed(&mark_state.invited) == 0 ||
       wane__load_relaxed(&mark_state.is_closed) != 0) {
     return false;
   }
   while (working != 0) {
-    if (wane__cas(&mark_state.working, &working, working + 1)) {
+    if (!wane__cas(&mark_state.working, &working, working + 1)) {
+      continue;
+    }
+    if (index < mark_state.active) {
       wane__sub(&mark_state.hungry, 1);
       return true;
     }
+    marker_leave();
+    return false;
   }
   return false;
 }
@@ -932,7 +942,7 @@ static void *marker_thread(void *arg) {
       if (index < round % MARK_ROUND_STEP) {
         marker_take_part(m);
       }
-    } else if (marker_join()) {
+    } else if (marker_join(index)) {
       marker_take_part(m);
     } else {
       wane__os_futex_wait(&mark_state.round, seen, -1);

@@ -78,6 +78,7 @@ static void without_a_percentage_small_heaps_grow_more(void **state) {
   (void)state;
   for (uint64_t live = 8; live < 10000; live *= 2) {
     struct wane__pace_input in = {.live_bytes = live * MIB,
+                                  .marked_bytes = live * MIB,
                                   .threads = 1,
                                   .percent = 100,
                                   .limit_bytes = NO_LIMIT};
@@ -121,6 +122,7 @@ static void at_the_limit_some_growth_is_left(void **state) {
 static void overhead_counts_against_the_limit(void **state) {
   (void)state;
   struct wane__pace_input in = {.live_bytes = 100 * MIB,
+                                .marked_bytes = 100 * MIB,
                                 .threads = 1,
                                 .overhead_bytes = 20 * MIB,
                                 .percent = 100,
