@@ -188,7 +188,9 @@ void wane__background_watch(void) {
   if (WANE_LIKELY(wane__load_relaxed(&background_watches) != 0)) {
     return;
   }
-  wane__lock_acquire(&wane__cycle_lock);
+  if (!wane__lock_try(&wane__cycle_lock)) {
+    return; /* a cycle is run, which starts it, too: asked again later */
+  }
   wane__background_start();
   bool is_settled = background_runs || wane__options.background == 0;
   wane__store_relaxed(&background_watches, is_settled);

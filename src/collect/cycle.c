@@ -528,11 +528,12 @@ void wane__cycle_triggered(size_t more_bytes) {
   if (!is_running && cycle_limit_may_wait()) {
     return;
   }
+  int saved = errno;
   if (!wane__collector_is_ready()) {
     wane__cycle_run(cycle_trigger_reason(), false, more_bytes);
+    errno = saved;
     return;
   }
-  int saved = errno;
   if (!is_running) {
     wane__collector_ask(cycle_trigger_reason());
   }
