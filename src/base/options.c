@@ -61,9 +61,9 @@ static bool option_number(const char *text, int64_t *number) {
   static const struct {
     const char *word;
     int64_t number;
-  } words[] = {
-      {"markdown", 2}, {"cleanups", 1}, {"cleanups:fail", 2}, {"run", 1},
-      {"none", 0},     {"auto", 1},     {"softdirty", 2},     {"uffd", 3}};
+  } words[] = {{"markdown", 2},  {"cleanups", 1}, {"cleanups:fail", 2},
+               {"run", 1},       {"none", 0},     {"auto", 1},
+               {"softdirty", 2}, {"uffd", 3}};
   for (size_t i = 0; i < sizeof words / sizeof words[0]; i++) {
     if (strcmp(text, words[i].word) == 0) {
       *number = words[i].number;

@@ -189,7 +189,10 @@ void wane__background_watch(void) {
     return;
   }
   if (!wane__lock_try(&wane__cycle_lock)) {
-    return; /* a cycle is run, which starts it, too: asked again later */
+    if (wane__cycle_is_running()) {
+      return; /* which starts it, too */
+    }
+    wane__lock_acquire(&wane__cycle_lock);
   }
   wane__background_start();
   bool is_settled = background_runs || wane__options.background == 0;

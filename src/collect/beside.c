@@ -40,7 +40,8 @@ static size_t beside_range_capacity;
 static uint32_t slow_round; /* counts while slowing; a futex. atomic */
 
 static uintptr_t page_up(uintptr_t at) {
-  return (at + WANE__PAGE_BYTES_MIN - 1) & ~(uintptr_t)(WANE__PAGE_BYTES_MIN - 1);
+  return (at + WANE__PAGE_BYTES_MIN - 1) &
+         ~(uintptr_t)(WANE__PAGE_BYTES_MIN - 1);
 }
 
 static uintptr_t page_down(uintptr_t at) {
@@ -84,15 +85,16 @@ static void range_watch(void *unused, uintptr_t start, uintptr_t end,
   (void)is_copy;
   size_t pages = 0;
   if (end - start < BESIDE_RANGE_MIN ||
-      !wane__vector_reserve((void **)&beside_ranges, &beside_range_capacity, beside_range_count,
-                            beside_range_count + 1, sizeof *beside_ranges) ||
+      !wane__vector_reserve((void **)&beside_ranges, &beside_range_capacity,
+                            beside_range_count, beside_range_count + 1,
+                            sizeof *beside_ranges) ||
       !wane__dirty_watch(page_up(start), page_down(end)) ||
       !wane__dirty_fetch_range(WANE__DIRTY_FIRST, page_up(start),
                                page_down(end), range_ignore, NULL, &pages)) {
     return;
   }
-  beside_ranges[beside_range_count++] = (struct beside_range){
-      .start = start, .end = end, .next = page_up(start)};
+  beside_ranges[beside_range_count++] =
+      (struct beside_range){.start = start, .end = end, .next = page_up(start)};
 }
 
 /* Scans ranges for the first time, as far as there is a budget. A root visit.
@@ -121,9 +123,8 @@ static void range_fetch(enum wane__dirty_fetch which, uintptr_t start,
                         uintptr_t end, size_t *pages) {
   struct beside_range *range = range_of(start, end);
   if (range != NULL && !range->is_lost) {
-    range->is_lost =
-        !wane__dirty_fetch_range(which, page_up(start), page_down(end),
-                                 beside_range_again, NULL, pages);
+    range->is_lost = !wane__dirty_fetch_range(
+        which, page_up(start), page_down(end), beside_range_again, NULL, pages);
   }
 }
 

@@ -31,9 +31,8 @@ static void *collector_thread(void *arg) {
 
 void wane__collector_start(void) {
   if (!collector_runs && wane__options.background != 0) {
-    wane__store_relaxed(
-        &collector_runs,
-        wane__thread_create_internal(collector_thread, NULL, false));
+    wane__store_relaxed(&collector_runs, wane__thread_create_internal(
+                                             collector_thread, NULL, false));
   }
 }
 

@@ -178,9 +178,9 @@ static bool cycle_stop_world(const struct wane__cycle_trace *trace) {
   return false;
 }
 
-/* Lets the world go on, and counts the stop. Of the time that waking takes, only
-   what this thread works counts: on a busy machine those it wakes may take its
-   CPU, and are not stopped then. */
+/* Lets the world go on, and counts the stop. Of the time that waking takes,
+   only what this thread works counts: on a busy machine those it wakes may take
+   its CPU, and are not stopped then. */
 static uint64_t cycle_resume(uint64_t begin_ns) {
   uint64_t pause_ns = wane__os_now_ns() - begin_ns;
   uint64_t cpu_ns = wane__os_thread_cpu_ns();
@@ -445,8 +445,7 @@ bool wane__cycle_run(enum wane__cycle_reason reason, bool sweep,
   wane__registers_save(&registers);
   uintptr_t frame = (uintptr_t)__builtin_frame_address(0);
   uintptr_t saved = (uintptr_t)&registers;
-  bool ok =
-      cycle_run(reason, sweep, more_bytes, frame < saved ? frame : saved);
+  bool ok = cycle_run(reason, sweep, more_bytes, frame < saved ? frame : saved);
   __asm__ volatile("" : : "r"(&registers) : "memory");
   return ok;
 }
@@ -487,6 +486,8 @@ void wane__cycle_wait_for_ends(uint64_t dying, uint64_t adopted_bytes) {
   errno = saved;
 }
 
+bool wane__cycle_is_running(void) { return wane__load_relaxed(&cycle_runs); }
+
 static enum wane__cycle_reason cycle_trigger_reason(void) {
   return wane__pace_is_by_limit() ? WANE__CYCLE_LIMIT : WANE__CYCLE_HEAP;
 }
@@ -494,8 +495,8 @@ static enum wane__cycle_reason cycle_trigger_reason(void) {
 static bool cycle_may_allocate(size_t bytes) {
   struct wane__context *self = wane__self;
   wane__guard_enter(self);
-  bool may = wane__pace_may_allocate(
-      bytes, wane__load_relaxed(&cycle_runs) && wane__is_marking());
+  bool may = wane__pace_may_allocate(bytes, wane__cycle_is_running() &&
+                                                wane__is_marking());
   wane__guard_leave(self);
   return may;
 }
@@ -508,13 +509,13 @@ static void cycle_hold(size_t more_bytes) {
   static const uint32_t nothing;
   bool has_waited = false;
   for (unsigned holds = 0; !cycle_may_allocate(more_bytes); holds++) {
-    if (wane__load_relaxed(&cycle_runs) && wane__is_marking()) {
+    if (wane__cycle_is_running() && wane__is_marking()) {
       wane__mark_invite();
       has_waited = true;
     } else if (has_waited) {
       return; /* the cycle is over: that is all that waiting can do */
-    } else if (more_bytes >= wane__load_relaxed(
-                                 &wane__heap_meter.trigger_bytes) ||
+    } else if (more_bytes >=
+                   wane__load_relaxed(&wane__heap_meter.trigger_bytes) ||
                holds == HOLDS_MAX) {
       wane__cycle_run(cycle_trigger_reason(), false, more_bytes);
       return;
@@ -524,7 +525,7 @@ static void cycle_hold(size_t more_bytes) {
 }
 
 void wane__cycle_triggered(size_t more_bytes) {
-  bool is_running = wane__load_relaxed(&cycle_runs);
+  bool is_running = wane__cycle_is_running();
   if (!is_running && cycle_limit_may_wait()) {
     return;
   }

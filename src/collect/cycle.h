@@ -68,6 +68,9 @@ extern struct wane__lock wane__cycle_lock;
 bool wane__cycle_run(enum wane__cycle_reason reason, bool sweep,
                      size_t more_bytes);
 
+/* One is being run: at this moment, for a hint. Any thread. */
+bool wane__cycle_is_running(void);
+
 /* One, if objects outside the heap have made it due. Not guarded. */
 void wane__cycle_for_outside(void);
 /* Waits until no more than so many of them, and so many adopted bytes, are

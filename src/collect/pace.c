@@ -36,18 +36,18 @@ static int pace_percent = PACE_PERCENT_DEFAULT; /* relaxed */
 static bool pace_percent_set;                   /* relaxed */
 static uint64_t pace_limit = UINT64_MAX;        /* relaxed */
 static uint32_t pace_limit_known;               /* the cgroup has been asked */
-static bool pace_from_cgroup;     /* the limit is not the user's */
-static bool pace_by_limit;        /* relaxed */
-static unsigned pace_threads = 1; /* relaxed */
-static bool pace_tight;           /* relaxed */
-static uint64_t pace_maps_max;    /* 0: not asked yet. relaxed */
+static bool pace_from_cgroup;             /* the limit is not the user's */
+static bool pace_by_limit;                /* relaxed */
+static unsigned pace_threads = 1;         /* relaxed */
+static bool pace_tight;                   /* relaxed */
+static uint64_t pace_maps_max;            /* 0: not asked yet. relaxed */
 static uint64_t pace_growth = UINT64_MAX; /* to the goal, from what lived at the
                                              end of the last cycle. relaxed */
 static uint64_t pace_beside; /* allocated while a cycle marks, as it seems.
                                 relaxed */
-static struct wane__pace_marking pace_marking; /* STW; marked is not kept; ending
-                                                  relaxed */
-static uint64_t pace_files;       /* live. relaxed, as is the next */
+static struct wane__pace_marking pace_marking; /* STW; marked is not kept;
+                                                  ending relaxed */
+static uint64_t pace_files; /* live. relaxed, as is the next */
 static uint64_t pace_adopted_bytes;
 
 static uint64_t pace_max(uint64_t a, uint64_t b) { return a > b ? a : b; }
@@ -83,7 +83,6 @@ struct wane__pace_output wane__pace(const struct wane__pace_input *in) {
   return out;
 }
 
-
 uint64_t wane__pace_trigger(uint64_t growth_bytes, uint64_t beside_bytes) {
   if (growth_bytes == UINT64_MAX || beside_bytes == 0) {
     return growth_bytes;
@@ -97,8 +96,8 @@ uint64_t wane__pace_beside(const struct wane__pace_last *last) {
   double pace = last->before_ns != 0
                     ? (double)last->before_bytes / (double)last->before_ns
                     : 0;
-  uint64_t now = pace_max(last->beside_bytes,
-                          (uint64_t)(pace * (double)last->beside_ns));
+  uint64_t now =
+      pace_max(last->beside_bytes, (uint64_t)(pace * (double)last->beside_ns));
   return now >= last->guess_bytes
              ? now
              : last->guess_bytes - (last->guess_bytes - now) / 4;
@@ -118,8 +117,8 @@ uint64_t wane__pace_allowance(const struct wane__pace_marking *in) {
     return room + tail;
   }
   if (in->marked_bytes < in->expected_bytes) {
-    return room / 8 + pace_share(room - room / 8, in->marked_bytes,
-                                 in->expected_bytes);
+    return room / 8 +
+           pace_share(room - room / 8, in->marked_bytes, in->expected_bytes);
   }
   uint64_t more = pace_min(in->marked_bytes, in->used_bytes);
   return more <= in->expected_bytes

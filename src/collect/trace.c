@@ -34,19 +34,18 @@ void wane__trace_cycle(const struct wane__cycle_trace *t) {
   uint64_t trigger = wane__load_relaxed(&wane__heap_meter.trigger_bytes);
   double cpu_s = (double)t->totals.cpu_ns / 1e9;
   double goal = trigger == UINT64_MAX ? 0 : trace_mb(t->live_bytes + trigger);
-  wane__log("gc %llu @%.3fs %s: sweep %.2f, stop %.3f, beside %.2f (%u rounds, "
-            "%zu pages), stop %.3f (%.3f + roots %.3f + mark %.3f) ms, "
-            "heap %.1f->%.1f MB, goal %.1f MB, %u markers, "
-            "%.0f MB/s %.1f Mobj/s each%s",
-            (unsigned long long)t->number,
-            (double)(t->end_ns - trace_start_ns) / 1e9, trace_reason(t->reason),
-            trace_ms(t->sweep_before_ns), trace_ms(t->begin_ns),
-            trace_ms(t->beside_ns), t->beside.rounds, t->pages,
-            trace_ms(t->last_ns), trace_ms(t->stop_ns), trace_ms(t->roots_ns),
-            trace_ms(t->mark_ns), trace_mb(t->before_bytes),
-            trace_mb(t->live_bytes), goal,
-            t->flipped ? t->beside.markers : t->markers,
-            cpu_s > 0 ? trace_mb(t->live_bytes) / cpu_s : 0,
-            cpu_s > 0 ? (double)t->totals.objects / cpu_s / 1e6 : 0,
-            t->totals.rescans != 0 ? ", mark stack overflow" : "");
+  wane__log(
+      "gc %llu @%.3fs %s: sweep %.2f, stop %.3f, beside %.2f (%u rounds, "
+      "%zu pages), stop %.3f (%.3f + roots %.3f + mark %.3f) ms, "
+      "heap %.1f->%.1f MB, goal %.1f MB, %u markers, "
+      "%.0f MB/s %.1f Mobj/s each%s",
+      (unsigned long long)t->number, (double)(t->end_ns - trace_start_ns) / 1e9,
+      trace_reason(t->reason), trace_ms(t->sweep_before_ns),
+      trace_ms(t->begin_ns), trace_ms(t->beside_ns), t->beside.rounds, t->pages,
+      trace_ms(t->last_ns), trace_ms(t->stop_ns), trace_ms(t->roots_ns),
+      trace_ms(t->mark_ns), trace_mb(t->before_bytes), trace_mb(t->live_bytes),
+      goal, t->flipped ? t->beside.markers : t->markers,
+      cpu_s > 0 ? trace_mb(t->live_bytes) / cpu_s : 0,
+      cpu_s > 0 ? (double)t->totals.objects / cpu_s / 1e6 : 0,
+      t->totals.rescans != 0 ? ", mark stack overflow" : "");
 }

@@ -26,11 +26,11 @@ struct wane__cycle_trace {
   uint64_t stop_ns;         /* until all threads were stopped */
   uint64_t roots_ns;
   uint64_t mark_ns;
-  uint64_t last_ns;   /* all of the last stop, or of the only one */
-  uint64_t flip_ns;        /* when the colour changed */
-  uint64_t since_bytes;    /* allocated by then since the cycle before */
-  uint64_t before_bytes;   /* in use when the cycle began */
-  uint64_t live_bytes;     /* found live */
+  uint64_t last_ns;      /* all of the last stop, or of the only one */
+  uint64_t flip_ns;      /* when the colour changed */
+  uint64_t since_bytes;  /* allocated by then since the cycle before */
+  uint64_t before_bytes; /* in use when the cycle began */
+  uint64_t live_bytes;   /* found live */
 };
 
 void wane__trace_init(void);

@@ -102,9 +102,9 @@ static struct wane__block *large_find(size_t blocks, size_t alignment) {
   return block != NULL ? block : wane__extent_take(blocks, alignment, true);
 }
 
-/* It is zeroed before it is an object: a marker may look at it from then on. The
-   object's address exists before the guard is left, where the thread may stop,
-   and its caller keeps it: nothing else points to the new object. */
+/* It is zeroed before it is an object: a marker may look at it from then on.
+   The object's address exists before the guard is left, where the thread may
+   stop, and its caller keeps it: nothing else points to the new object. */
 static void *large_take(struct wane__context *self, enum wane__kind kind,
                         size_t bytes, size_t alignment,
                         const struct wane_type *type) {

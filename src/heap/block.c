@@ -274,8 +274,8 @@ void wane__block_check(const struct wane__block *block) {
   size_t slots = wane__classes[block->class].slots;
   WANE_CHECK(map->marks[slots] == 0, "the byte behind the last slot is 0");
   uint8_t other = (uint8_t)(3 - wane__arena.colour);
-  for (size_t i = 0; i < slots && block->epoch == wane__arena.epoch &&
-                     !wane__is_marking();
+  for (size_t i = 0;
+       i < slots && block->epoch == wane__arena.epoch && !wane__is_marking();
        i++) {
     WANE_CHECK(map->marks[i] != other,
                "INV-block-2: no old colour in a swept group");

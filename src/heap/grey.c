@@ -27,8 +27,8 @@ static bool grey_grow_locked(enum wane__grey what) {
   size_t room = grey_logs[what].room;
   size_t more = room != 0 ? room : GREY_WORDS_MIN;
   if (grey_logs[what].words == NULL) {
-    grey_logs[what].words = wane__meta_reserve(GREY_WORDS_MAX *
-                                               sizeof *grey_logs[what].words);
+    grey_logs[what].words =
+        wane__meta_reserve(GREY_WORDS_MAX * sizeof *grey_logs[what].words);
   }
   uintptr_t *words = grey_logs[what].words;
   if (words == NULL || room + more > GREY_WORDS_MAX ||

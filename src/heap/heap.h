@@ -24,12 +24,12 @@ struct wane__heap_meter {
   uint64_t trigger_bytes;    /* a cycle is due at this. relaxed */
   bool is_slow; /* marking comes to an end: threads take small runs, and wait
                    for each (collect/beside.h). relaxed */
-  uint64_t retired_bytes;    /* counts of threads that are gone. relaxed */
+  uint64_t retired_bytes; /* counts of threads that are gone. relaxed */
   uint64_t retired_objects;
   uint64_t large_bytes; /* in all. relaxed */
   uint64_t large_objects;
-  uint64_t peak_bytes; /* highest live + since_flip at a flip. STW */
-  uint64_t live_bytes; /* at the end of the last cycle. STW; relaxed */
+  uint64_t peak_bytes;   /* highest live + since_flip at a flip. STW */
+  uint64_t live_bytes;   /* at the end of the last cycle. STW; relaxed */
   uint64_t marked_bytes; /* of these, found by marking; the others came while it
                             marked. STW; relaxed */
 } WANE_ALIGNED(WANE_CACHE_LINE);

@@ -142,7 +142,8 @@ static bool dirty_next(size_t *at, uintptr_t *start, uintptr_t *end) {
   return from != 0;
 }
 
-static bool dirty_fetch_all(enum wane__dirty_fetch which, wane__dirty_visit *visit, void *ctx,
+static bool dirty_fetch_all(enum wane__dirty_fetch which,
+                            wane__dirty_visit *visit, void *ctx,
                             size_t *pages) {
   uintptr_t start;
   uintptr_t end;
@@ -157,7 +158,8 @@ static bool dirty_fetch_all(enum wane__dirty_fetch which, wane__dirty_visit *vis
   return true;
 }
 
-size_t wane__dirty_fetch(enum wane__dirty_fetch which, wane__dirty_visit *visit, void *ctx) {
+size_t wane__dirty_fetch(enum wane__dirty_fetch which, wane__dirty_visit *visit,
+                         void *ctx) {
   size_t pages = 0;
   if (dirty_fetch_all(which, visit, ctx, &pages)) {
     return pages;
@@ -178,8 +180,8 @@ bool wane__dirty_watch(uintptr_t start, uintptr_t end) {
   return dirty_ops->watch(start, end);
 }
 
-bool wane__dirty_fetch_range(enum wane__dirty_fetch which, uintptr_t start, uintptr_t end,
-                             wane__dirty_visit *visit, void *ctx,
+bool wane__dirty_fetch_range(enum wane__dirty_fetch which, uintptr_t start,
+                             uintptr_t end, wane__dirty_visit *visit, void *ctx,
                              size_t *pages) {
   return dirty_ops->fetch(which, start, end, visit, ctx, pages);
 }

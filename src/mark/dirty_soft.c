@@ -30,23 +30,21 @@
 
 static struct {
   struct wane__os_file pagemap; /* cycle lock, as all */
-  uint64_t *entries; /* of SOFT_PAGES pages */
+  uint64_t *entries;            /* of SOFT_PAGES pages */
   uint8_t *seen; /* a bit for each page of the arena: handed out in this cycle.
                     NULL: without memory for it */
   size_t seen_bytes;
 } soft = {.pagemap = {.fd = -1}};
 
-static void soft_close(void) {
-  wane__os_file_close(&soft.pagemap);
-}
+static void soft_close(void) { wane__os_file_close(&soft.pagemap); }
 
 /* The entries of pages from start on, at most SOFT_PAGES. 0: cannot be. */
 static size_t soft_read(uintptr_t start, size_t pages) {
   pages = pages < SOFT_PAGES ? pages : SOFT_PAGES;
   size_t bytes = pages * sizeof *soft.entries;
-  ssize_t got = wane__os_read_at(soft.pagemap.fd, soft.entries, bytes,
-                                 start / WANE__PAGE_BYTES_MIN *
-                                     sizeof *soft.entries);
+  ssize_t got =
+      wane__os_read_at(soft.pagemap.fd, soft.entries, bytes,
+                       start / WANE__PAGE_BYTES_MIN * sizeof *soft.entries);
   return got < 0 ? 0 : (size_t)got / sizeof *soft.entries;
 }
 

@@ -78,40 +78,40 @@ static bool uffd_open(void) {
     uffd_regions = wane__meta_alloc(UFFD_REGIONS * sizeof *uffd_regions);
   }
   return uffd_regions != NULL && !wane__os_fault(ENOSYS) &&
-         wane__os_file_set(&uffd_file,
-                  (int)syscall(SYS_userfaultfd,
-                               O_CLOEXEC | O_NONBLOCK |
-                                   UFFD_OPEN_USER_MODE_ONLY)) &&
+         wane__os_file_set(
+             &uffd_file,
+             (int)syscall(SYS_userfaultfd,
+                          O_CLOEXEC | O_NONBLOCK | UFFD_OPEN_USER_MODE_ONLY)) &&
          ioctl(uffd_file.fd, UFFDIO_API, &api) == 0 &&
          wane__os_file_set(&uffd_pagemap, wane__os_open("/proc/self/pagemap"));
 }
 
 static bool uffd_begin(void) {
-  return wane__os_file_is_ours(&uffd_file) && wane__os_file_is_ours(&uffd_pagemap);
+  return wane__os_file_is_ours(&uffd_file) &&
+         wane__os_file_is_ours(&uffd_pagemap);
 }
 
 static bool uffd_watch(uintptr_t start, uintptr_t end) {
   struct uffdio_register request = {.range = {start, end - start},
                                     .mode = UFFDIO_REGISTER_MODE_WP};
-  return start == end ||
-         (!wane__os_fault(ENOMEM) &&
-          ioctl(uffd_file.fd, UFFDIO_REGISTER, &request) == 0);
+  return start == end || (!wane__os_fault(ENOMEM) &&
+                          ioctl(uffd_file.fd, UFFDIO_REGISTER, &request) == 0);
 }
 
-static bool uffd_fetch(enum wane__dirty_fetch which, uintptr_t start, uintptr_t end,
-                       wane__dirty_visit *visit, void *ctx, size_t *pages) {
+static bool uffd_fetch(enum wane__dirty_fetch which, uintptr_t start,
+                       uintptr_t end, wane__dirty_visit *visit, void *ctx,
+                       size_t *pages) {
   while (start < end) {
-    struct uffd_scan scan = {.size = sizeof scan,
-                             .flags = UFFD_SCAN_CHECK_WPASYNC |
-                                      (which != WANE__DIRTY_LAST
-                                           ? UFFD_SCAN_WP_MATCHING
-                                           : 0),
-                             .start = start,
-                             .end = end,
-                             .vec = (uintptr_t)uffd_regions,
-                             .vec_len = UFFD_REGIONS,
-                             .category_mask = UFFD_PAGE_WRITTEN,
-                             .return_mask = UFFD_PAGE_WRITTEN};
+    struct uffd_scan scan = {
+        .size = sizeof scan,
+        .flags = UFFD_SCAN_CHECK_WPASYNC |
+                 (which != WANE__DIRTY_LAST ? UFFD_SCAN_WP_MATCHING : 0),
+        .start = start,
+        .end = end,
+        .vec = (uintptr_t)uffd_regions,
+        .vec_len = UFFD_REGIONS,
+        .category_mask = UFFD_PAGE_WRITTEN,
+        .return_mask = UFFD_PAGE_WRITTEN};
     int n = wane__os_fault(ENOMEM)
                 ? -1
                 : ioctl(uffd_pagemap.fd, UFFD_PAGEMAP_SCAN, &scan);

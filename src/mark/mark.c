@@ -70,8 +70,8 @@ struct marker {
   uint64_t objects;
   uint64_t bytes;
   uint64_t cpu_ns;
-  uint64_t waiting_bytes; /* of entries that wait, less those woken */
-  uint64_t done_bytes;    /* in this cycle, before the round */
+  uint64_t waiting_bytes;  /* of entries that wait, less those woken */
+  uint64_t done_bytes;     /* in this cycle, before the round */
   uint64_t progress_bytes; /* and in it, seen now and then. relaxed */
   struct wane__mark_outside outside;
   bool overflowed;
@@ -86,15 +86,15 @@ static struct marker *markers[MARKERS_MAX]; /* cycle lock; const in a round */
 static unsigned marker_threads;             /* cycle lock */
 
 static struct {
-  uint32_t round;   /* number of the round and markers in it, as one word, so
-                       that a marker which wakes late sees the two of one
-                       run; a futex. seq_cst */
-  uint32_t active;  /* markers that may take part in it. const in a round */
-  uint32_t hungry;  /* of these, without work, or not in it yet. seq_cst */
-  uint32_t working; /* markers not done; 0: no round. a futex. seq_cst */
-  uint32_t invited; /* threads may join a round. atomic */
+  uint32_t round;     /* number of the round and markers in it, as one word, so
+                         that a marker which wakes late sees the two of one
+                         run; a futex. seq_cst */
+  uint32_t active;    /* markers that may take part in it. const in a round */
+  uint32_t hungry;    /* of these, without work, or not in it yet. seq_cst */
+  uint32_t working;   /* markers not done; 0: no round. a futex. seq_cst */
+  uint32_t invited;   /* threads may join a round. atomic */
   uint32_t is_closed; /* or not any more. atomic */
-  uint32_t starting; /* a marker thread is; a futex. seq_cst */
+  uint32_t starting;  /* a marker thread is; a futex. seq_cst */
 } mark_state WANE_ALIGNED(WANE_CACHE_LINE);
 
 /* What the inner loop needs of the arena, in registers. */
@@ -1029,8 +1029,7 @@ void wane__mark_add_range(void *unused, uintptr_t start, uintptr_t end,
     return;
   }
   if (!is_copy &&
-      wane__range_push(
-          (struct wane__mark_range){.start = start, .end = end})) {
+      wane__range_push((struct wane__mark_range){.start = start, .end = end})) {
     return;
   }
   struct marker *first = markers[0]; /* its words are marked in the round */
@@ -1083,8 +1082,7 @@ static void mark_wake_ephemeron(uintptr_t object, bool has_waited) {
   mark_add_ephemeron(object, type, false);
 }
 
-WANE_SCANS_MEMORY void
-wane__mark_add_fields(const struct wane__found *object) {
+WANE_SCANS_MEMORY void wane__mark_add_fields(const struct wane__found *object) {
   uintptr_t end = object->base + wane__found_bytes(object);
   enum wane__kind kind = wane__head_kind(object->head);
   const struct wane_type *type =
@@ -1140,7 +1138,8 @@ static void marker_release(struct marker *m) {
   m->last_type = NULL;
 }
 
-/* One round, until no marker has work: begun by so many, and others may join. */
+/* One round, until no marker has work: begun by so many, and others may join.
+ */
 static void mark_round(unsigned begun_by) {
   if (wane__load_relaxed(&mark_state.invited) != 0 &&
       wane__load_relaxed(&mark_state.is_closed) == 0) {

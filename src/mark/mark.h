@@ -56,7 +56,7 @@ struct wane__mark_totals {
   uint64_t helpers_cpu_ns; /* of all but the calling thread */
   uint64_t waiting_bytes;  /* of table entries to be cleared; among bytes */
   struct wane__mark_outside outside; /* among objects and bytes */
-  unsigned rescans; /* of the heap, after overflow */
+  unsigned rescans;                  /* of the heap, after overflow */
 };
 
 /* Before the stop: makes markers ready, up to wanted; fewer if threads or

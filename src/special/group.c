@@ -260,8 +260,8 @@ void wane__group_visit_finalizable_in(const struct wane__finalizable *f,
   size_t first = count > 1 ? (start - at) / slot_bytes : 0;
   for (size_t i = first; i < count && at + i * slot_bytes < end; i++) {
     uint32_t index = wane__load_relaxed(&f->slots[i]);
-    if (index != 0 && (wane__load_relaxed(&marks[i]) & 3) !=
-                          wane__arena.colour) {
+    if (index != 0 &&
+        (wane__load_relaxed(&marks[i]) & 3) != wane__arena.colour) {
       struct wane__found object = {
           .base = at + i * slot_bytes, .mark = marks + i, .head = head};
       visit(ctx, &object, index);

@@ -177,8 +177,7 @@ void wane__pool_visit_args(struct wane__pool *pool,
   for (uint32_t i = 0; i < count; i++) {
     const struct wane__pool_chunk *chunk = &pool->chunks[i];
     /* words into adopted ranges are not noted one by one */
-    if (wane__load_relaxed(&chunk->is_managed) != 0 ||
-        wane__foreign_is_any()) {
+    if (wane__load_relaxed(&chunk->is_managed) != 0 || wane__foreign_is_any()) {
       visit(ctx, (uintptr_t)pool_args(chunk), (uintptr_t)chunk->records, false);
     }
   }

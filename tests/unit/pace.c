@@ -30,11 +30,10 @@ static void growth_is_a_percentage_of_what_lives(void **state) {
 /* A quarter more, up to 64 MiB, until a percentage is set. */
 static void an_untouched_pace_is_more_generous(void **state) {
   (void)state;
-  struct wane__pace_input in = {
-      .live_bytes = 100 * MIB,
-      .marked_bytes = 100 * MIB,
-      .percent = 100,
-      .limit_bytes = NO_LIMIT};
+  struct wane__pace_input in = {.live_bytes = 100 * MIB,
+                                .marked_bytes = 100 * MIB,
+                                .percent = 100,
+                                .limit_bytes = NO_LIMIT};
   assert_int_equal(wane__pace(&in).growth_bytes, 125 * MIB);
   in.live_bytes = in.marked_bytes = 1000 * MIB;
   assert_int_equal(wane__pace(&in).growth_bytes, 1064 * MIB);

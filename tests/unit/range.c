@@ -53,9 +53,8 @@ static void pieces_cover_every_range_once(void **state) {
       const struct wane_type *type = t < 4 ? &types[t] : NULL;
       size_t unit = type != NULL ? type->size : 8;
       size_t units = 1 + test_below(&random, unit < 100 ? 9000 : 3);
-      assert_true(wane__range_push(
-          (struct wane__mark_range){
-              .start = end, .end = end + unit * units, .type = type}));
+      assert_true(wane__range_push((struct wane__mark_range){
+          .start = end, .end = end + unit * units, .type = type}));
       end += unit * units;
     }
     pthread_t others[2];
@@ -73,9 +72,8 @@ static void pieces_cover_every_range_once(void **state) {
 static void a_full_queue_declines(void **state) {
   (void)state;
   size_t pushed = 0;
-  while (pushed < 10000000 &&
-         wane__range_push((struct wane__mark_range){
-              .start = 0, .end = 8, .type = NULL})) {
+  while (pushed < 10000000 && wane__range_push((struct wane__mark_range){
+                                  .start = 0, .end = 8, .type = NULL})) {
     pushed++;
   }
   assert_in_range(pushed, 1000, 1000000);
