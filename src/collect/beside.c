@@ -16,8 +16,11 @@
 #include "phase.h"
 
 #define BESIDE_ROUNDS_MAX 12u
-/* A last stop looks at so many pages in about a tenth of a millisecond. */
-#define BESIDE_PAGES_FEW 96u
+/* A last stop looks at so many pages in about a tenth of a millisecond; it does
+   not look at so many more, but is made again, a few times. */
+#define BESIDE_PAGES_FEW 48u
+#define BESIDE_PAGES_MANY 256u
+#define BESIDE_RETRIES_MAX 4u
 /* Root ranges from this size on are tracked; scanning as much in a stop takes
    ten microseconds, asking the tracker about it one. */
 #define BESIDE_RANGE_MIN ((uintptr_t)32 << 10)
@@ -265,34 +268,57 @@ static bool beside_mark_all(struct wane__beside *beside,
 
 void wane__beside_mark(struct wane__beside *beside,
                        struct wane__mark_totals *totals) {
-  size_t pages = beside_mark_all(beside, totals) ? SIZE_MAX - 1 : SIZE_MAX;
+  size_t pages = SIZE_MAX - 1;
+  if (beside->retries == 0 && !beside_mark_all(beside, totals)) {
+    pages = SIZE_MAX;
+  }
+  unsigned rounds_max = beside->rounds + BESIDE_ROUNDS_MAX;
   wane__pace_set_ending(true);
   while (pages != SIZE_MAX && pages > BESIDE_PAGES_FEW &&
-         beside->rounds < BESIDE_ROUNDS_MAX) {
+         beside->rounds < rounds_max) {
     pages = beside_round(beside, totals);
     beside->rounds++;
     beside_set_slow(pages != SIZE_MAX);
   }
-  beside->pages_left = pages;
   beside->is_tracked = pages != SIZE_MAX;
-  beside_set_slow(false);
   wane__mark_close();
 }
 
-size_t wane__beside_finish_stw(const struct wane__beside *beside) {
-  size_t pages = 0;
-  wane__roots_of_threads_stw(wane__mark_add_range, NULL);
-  if (beside->is_tracked) {
-    pages = wane__dirty_fetch(WANE__DIRTY_LAST, beside_again, NULL);
-  }
-  if (beside->is_tracked && pages != SIZE_MAX && beside_take_grey()) {
-    wane__roots_of_data(range_finish, &pages);
-    return pages;
-  }
+void wane__beside_end_slow(void) {
+  wane__store_relaxed(&wane__heap_meter.is_slow, false);
+  wane__add(&slow_round, 1);
+}
+
+/* What is not tracked, and not known to be marked. */
+static void beside_finish_untracked_stw(void) {
   (void)beside_take_grey();
   wane__mark_all_again();
+  wane__roots_of_threads_stw(wane__mark_add_range, NULL);
   wane__roots_of_data(wane__mark_add_range, NULL);
   wane__roots_of_pins(wane__mark_add_range, NULL);
   wane__records_visit_roots(wane__mark_add_range, NULL);
-  return SIZE_MAX;
+}
+
+bool wane__beside_finish_stw(struct wane__beside *beside, size_t *pages) {
+  bool may_retry = beside->retries < BESIDE_RETRIES_MAX;
+  *pages = SIZE_MAX;
+  if (beside->is_tracked) {
+    *pages = wane__dirty_fetch(may_retry ? WANE__DIRTY_STOPPED
+                                         : WANE__DIRTY_LAST,
+                               beside_again, NULL);
+    beside->is_tracked = *pages != SIZE_MAX;
+  }
+  if (beside->is_tracked && *pages > BESIDE_PAGES_MANY && may_retry &&
+      wane__dirty_may_retry()) {
+    beside->retries++;
+    return false;
+  }
+  beside->is_tracked = beside->is_tracked && beside_take_grey();
+  if (beside->is_tracked) {
+    wane__roots_of_threads_stw(wane__mark_add_range, NULL);
+    wane__roots_of_data(range_finish, pages);
+  } else {
+    beside_finish_untracked_stw();
+  }
+  return true;
 }

@@ -46,7 +46,7 @@
 struct wane__beside {
   unsigned markers;  /* that mark; more may be invited */
   unsigned rounds;   /* of looking at what was written */
-  size_t pages_left; /* that had been written before the last of them */
+  unsigned retries;  /* of the last stop */
   bool is_tracked;   /* what was written since is known */
 };
 
@@ -56,8 +56,12 @@ void wane__beside_begin_stw(void);
 void wane__beside_mark(struct wane__beside *beside,
                        struct wane__mark_totals *totals);
 /* In the last stop, inside wane__modules_hold: hands what is left to the
-   markers. Returns how many pages had been written. */
-size_t wane__beside_finish_stw(const struct wane__beside *beside);
+   markers. Returns how many pages had been written. False: they are so many,
+   because this thread had to wait for a CPU, that it is better to let the
+   program go on, mark once more, and stop again. */
+bool wane__beside_finish_stw(struct wane__beside *beside, size_t *pages);
+/* The world is stopped, and marking will end: threads may go on as usual. */
+void wane__beside_end_slow(void);
 
 /* A thread that allocates, while the rounds come to an end. Not guarded. */
 void wane__beside_slow(void);

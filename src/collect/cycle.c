@@ -205,8 +205,9 @@ static void cycle_stopped_begin(void *arg) {
 }
 
 /* Hands all that is still to be marked to the markers. STW. Returns how many of
-   them it is worth. */
+   them it is worth; 0: marking goes on beside the program. */
 static unsigned cycle_add_roots(struct wane__cycle_trace *trace) {
+  size_t pages;
   if (!trace->flipped) {
     cycle_flip(trace);
     wane__roots_each_stw(wane__mark_add_range, NULL);
@@ -214,8 +215,9 @@ static unsigned cycle_add_roots(struct wane__cycle_trace *trace) {
     wane__records_visit_roots(wane__mark_add_range, NULL);
     return trace->markers;
   }
-  size_t pages = wane__beside_finish_stw(&trace->beside);
-  trace->beside.is_tracked = pages != SIZE_MAX;
+  if (!wane__beside_finish_stw(&trace->beside, &pages)) {
+    return 0;
+  }
   trace->pages = trace->beside.is_tracked ? pages : 0;
   size_t useful = 1 + pages / PAGES_PER_MARKER;
   return useful < trace->markers ? (unsigned)useful : trace->markers;
@@ -259,10 +261,15 @@ static void cycle_stopped(void *arg) {
   if (!cycle_stop_world(trace)) {
     return;
   }
-  trace->ran = true;
   uint64_t stopped = wane__os_now_ns();
   unsigned markers = cycle_add_roots(trace);
   uint64_t roots = wane__os_now_ns();
+  if (markers == 0) {
+    cycle_resume(begin);
+    return;
+  }
+  wane__beside_end_slow();
+  trace->ran = true;
   wane__mark_all(markers, &trace->totals);
   if (!trace->beside.is_tracked && wane__finalizers_mark()) {
     wane__mark_all(markers, &trace->totals);
@@ -294,6 +301,22 @@ static void cycle_stop(struct wane__cycle_trace *trace,
   wane__lock_release(&wane__threads_lock);
 }
 
+/* Marks beside the program, and stops it for the end; more than once, if too
+   much was written before it stood. */
+static void cycle_mark_beside(struct wane__cycle_trace *trace) {
+  unsigned retries;
+  wane__phase(WANE__PHASE_FLIPPED);
+  trace->beside.markers = cycle_markers_beside(trace);
+  do {
+    uint64_t start = wane__os_now_ns();
+    retries = trace->beside.retries;
+    wane__beside_mark(&trace->beside, &trace->totals);
+    trace->beside_ns += wane__os_now_ns() - start;
+    wane__phase(WANE__PHASE_BEFORE_STOP);
+    cycle_stop(trace, cycle_stopped);
+  } while (trace->beside.retries != retries);
+}
+
 /* A cycle whose last stop cannot be made is left as it is, marking: nothing is
    found dead, and the next cycle goes on with it. */
 static bool cycle_stop_and_mark(struct wane__cycle_trace *trace) {
@@ -307,12 +330,7 @@ static bool cycle_stop_and_mark(struct wane__cycle_trace *trace) {
     if (!trace->flipped) {
       return false;
     }
-    uint64_t start = wane__os_now_ns();
-    wane__phase(WANE__PHASE_FLIPPED);
-    trace->beside.markers = cycle_markers_beside(trace);
-    wane__beside_mark(&trace->beside, &trace->totals);
-    trace->beside_ns = wane__os_now_ns() - start;
-    wane__phase(WANE__PHASE_BEFORE_STOP);
+    cycle_mark_beside(trace);
   }
   for (unsigned tries = 0; !trace->ran && tries < STOP_TRIES; tries++) {
     cycle_stop(trace, cycle_stopped);
@@ -321,6 +339,8 @@ static bool cycle_stop_and_mark(struct wane__cycle_trace *trace) {
   if (trace->ran) {
     cycle_left = (struct wane__mark_totals){0};
     wane__phase(WANE__PHASE_AFTER_STOP);
+  } else {
+    wane__beside_end_slow();
   }
   return trace->ran;
 }

@@ -36,12 +36,13 @@ void wane__trace_cycle(const struct wane__cycle_trace *t) {
   double goal = trigger == UINT64_MAX ? 0 : trace_mb(t->live_bytes + trigger);
   wane__log(
       "gc %llu @%.3fs %s: sweep %.2f, stop %.3f, beside %.2f (%u rounds, "
-      "%zu pages), stop %.3f (%.3f + roots %.3f + mark %.3f) ms, "
+      "%u retries, %zu pages), stop %.3f (%.3f + roots %.3f + mark %.3f) ms, "
       "heap %.1f->%.1f MB, goal %.1f MB, %u markers, "
       "%.0f MB/s %.1f Mobj/s each%s",
       (unsigned long long)t->number, (double)(t->end_ns - trace_start_ns) / 1e9,
       trace_reason(t->reason), trace_ms(t->sweep_before_ns),
-      trace_ms(t->begin_ns), trace_ms(t->beside_ns), t->beside.rounds, t->pages,
+      trace_ms(t->begin_ns), trace_ms(t->beside_ns), t->beside.rounds, t->beside.retries,
+            t->pages,
       trace_ms(t->last_ns), trace_ms(t->stop_ns), trace_ms(t->roots_ns),
       trace_ms(t->mark_ns), trace_mb(t->before_bytes), trace_mb(t->live_bytes),
       goal, t->flipped ? t->beside.markers : t->markers,

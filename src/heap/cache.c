@@ -17,7 +17,7 @@
    cache level when the program writes to it. */
 #define RUN_BYTES 4096u
 /* Of one while marking wants the program slow. */
-#define RUN_BYTES_SLOW 1024u
+#define RUN_BYTES_SLOW 512u
 /* Before the arena grows, so many unswept groups are looked into. */
 #define SWEEP_BEFORE_GROWTH 16
 

@@ -186,6 +186,8 @@ bool wane__dirty_fetch_range(enum wane__dirty_fetch which, uintptr_t start,
   return dirty_ops->fetch(which, start, end, visit, ctx, pages);
 }
 
+bool wane__dirty_may_retry(void) { return !dirty_ops->is_cumulative; }
+
 void wane__dirty_fork_child(void) {
   if (dirty_ops != NULL && dirty_ops != &dirty_none) {
     dirty_ops->close();

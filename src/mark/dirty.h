@@ -44,7 +44,8 @@ bool wane__dirty_begin(void);
 enum wane__dirty_fetch {
   WANE__DIRTY_FIRST, /* after which scanning begins */
   WANE__DIRTY_ROUND,
-  WANE__DIRTY_LAST, /* STW */
+  WANE__DIRTY_STOPPED, /* STW: the last, or marking goes on all the same */
+  WANE__DIRTY_LAST,    /* STW */
 };
 typedef void wane__dirty_visit(void *ctx, uintptr_t start, uintptr_t end);
 size_t wane__dirty_fetch(enum wane__dirty_fetch which, wane__dirty_visit *visit,
@@ -58,6 +59,9 @@ bool wane__dirty_fetch_range(enum wane__dirty_fetch which, uintptr_t start,
                              uintptr_t end, wane__dirty_visit *visit, void *ctx,
                              size_t *pages);
 
+/* Whether what a fetch in a stop hands out is less if marking goes on. */
+bool wane__dirty_may_retry(void);
+
 /* In the child of fork nothing is armed, and what is open is the parent's. When
    the child settles, alone. */
 void wane__dirty_fork_child(void);
@@ -66,6 +70,7 @@ void wane__dirty_fork_child(void);
 
 struct wane__dirty_ops {
   const char *name;
+  bool is_cumulative; /* the last fetch hands out all of the cycle */
   /* False with errno. close: whatever is open of it. */
   bool (*open)(void);
   void (*close)(void);

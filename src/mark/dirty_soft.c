@@ -144,7 +144,7 @@ static bool soft_fetch(enum wane__dirty_fetch which, uintptr_t start,
     }
     for (size_t i = 0; i < count; i++, start += WANE__PAGE_BYTES_MIN) {
       if ((soft.entries[i] & SOFT_DIRTY) != 0 &&
-          (which == WANE__DIRTY_LAST || !soft_was_seen(start))) {
+          (which != WANE__DIRTY_ROUND || !soft_was_seen(start))) {
         visit(ctx, start, start + WANE__PAGE_BYTES_MIN);
         ++*pages;
       }
@@ -155,6 +155,7 @@ static bool soft_fetch(enum wane__dirty_fetch which, uintptr_t start,
 
 const struct wane__dirty_ops wane__dirty_soft = {
     .name = "softdirty",
+    .is_cumulative = true,
     .open = soft_open,
     .close = soft_close,
     .begin = soft_begin,
