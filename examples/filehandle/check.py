@@ -83,13 +83,13 @@ class Checks(checks.Checks):
             return
         careful = nets.get(line_of("careful"))
         careless = nets.get(line_of("careless"), (0, 0))
-        before, left = int(counts[1]), int(counts[2]) - 3  # 0, 1, 2
+        before, left = int(counts[1]), int(counts[2])
         self.check(f"{name}: careful", careful == (len(paths), 0), report)
         self.check(f"{name}: careless", careless[0] == len(paths) and
                    matches - SLACK <= careless[1] <= matches,
                    f"{matches} matches: {report}")
         self.check(f"{name}: descriptors", left == matches - careless[1] and
-                   (not exact or before == matches + 3), report)
+                   (not exact or before == matches), report)
 
     def bad_input(self, root, paths):
         for args in ([], ["1"], ["1", "needle"], ["x", "needle", paths[2]],

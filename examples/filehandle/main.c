@@ -96,14 +96,16 @@ static size_t count_open(DIR *listing) {
   return count - 3; /* ".", ".." and its own */
 }
 
-static void report(DIR *listing) {
+/* Of the descriptors, at_start were open before the program opened any: the
+   standard streams, and what the library keeps for itself. */
+static void report(DIR *listing, size_t at_start) {
   struct wane_net nets[NETS_MAX];
   size_t before = count_open(listing);
   size_t count;
   wane_collect();
   wane_drain(-1);
-  printf("descriptors: %zu before a collection, %zu after\n", before,
-         count_open(listing));
+  printf("descriptors: %zu before a collection, %zu after\n",
+         before - at_start, count_open(listing) - at_start);
   count = wane_read_nets(nets, NETS_MAX);
   for (size_t i = 0; i < count && i < NETS_MAX; i++) {
     printf("%s:%d: %llu opened, %llu never closed\n", nets[i].file,
@@ -115,6 +117,7 @@ static void report(DIR *listing) {
 
 int main(int argc, char **argv) {
   DIR *listing = opendir("/proc/self/fd"); /* while there is a descriptor */
+  size_t at_start = listing ? count_open(listing) : 0;
   char *end = NULL;
   size_t after = argc > 3 ? strtoul(argv[1], &end, 10) : 0;
   bool found = false;
@@ -144,7 +147,7 @@ int main(int argc, char **argv) {
            match ? "a match" : "no match");
     found |= match != NULL;
   }
-  report(listing);
+  report(listing, at_start);
   if (fflush(stdout) != 0 || ferror(stdout)) {
     complain("standard output");
     return 2;

@@ -303,9 +303,8 @@ bool wane__beside_finish_stw(struct wane__beside *beside, size_t *pages) {
   bool may_retry = beside->retries < BESIDE_RETRIES_MAX;
   *pages = SIZE_MAX;
   if (beside->is_tracked) {
-    *pages = wane__dirty_fetch(may_retry ? WANE__DIRTY_STOPPED
-                                         : WANE__DIRTY_LAST,
-                               beside_again, NULL);
+    *pages = wane__dirty_fetch(
+        may_retry ? WANE__DIRTY_STOPPED : WANE__DIRTY_LAST, beside_again, NULL);
     beside->is_tracked = *pages != SIZE_MAX;
   }
   if (beside->is_tracked && *pages > BESIDE_PAGES_MANY && may_retry &&

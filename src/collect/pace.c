@@ -117,8 +117,8 @@ uint64_t wane__pace_allowance(const struct wane__pace_marking *in) {
     return room + tail;
   }
   if (in->marked_bytes < in->expected_bytes) {
-    return room / 8 +
-           pace_share(room - room / 8, in->marked_bytes, in->expected_bytes);
+    return room / 2 +
+           pace_share(room - room / 2, in->marked_bytes, in->expected_bytes);
   }
   uint64_t more = pace_min(in->marked_bytes, in->used_bytes);
   return more <= in->expected_bytes
@@ -272,7 +272,9 @@ void wane__pace_begin_marking_stw(uint64_t used_bytes) {
   /* a program that never wants cycles, and gets one, has no goal */
   uint64_t goal = growth < UINT64_MAX - live ? live + growth : UINT64_MAX / 2;
   pace_marking = (struct wane__pace_marking){
-      .used_bytes = used_bytes, .goal_bytes = goal, .expected_bytes = live};
+      .used_bytes = used_bytes,
+      .goal_bytes = goal,
+      .expected_bytes = wane__load_relaxed(&wane__heap_meter.marked_bytes)};
   wane__store_relaxed(&wane__heap_meter.ask_bytes,
                       wane__pace_allowance(&pace_marking));
 }

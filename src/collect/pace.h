@@ -78,11 +78,12 @@ struct wane__pace_marking {
   bool is_ending;          /* all that was expected to be marked is */
 };
 /* How much may be allocated from the beginning of such a cycle until the moment
-   that the numbers are of. An eighth of the room below the goal at once; the
-   rest as what is expected is marked; then, as more is found, and towards the
-   end, a twelfth of the goal more: so the heap stays below 1.1 times the goal.
-   The room counts as a sixteenth of the goal at least, so that a cycle that
-   begins late does not stop the program. */
+   that the numbers are of. Half of the room below the goal at once, as a
+   program that keeps its pace is ahead of marking while the tracker is armed;
+   the rest as what is expected is marked; then, as more is found, and towards
+   the end, a twelfth of the goal more: so the heap stays below 1.1 times the
+   goal. The room counts as a sixteenth of the goal at least, so that a cycle
+   that begins late does not stop the program. */
 uint64_t wane__pace_allowance(const struct wane__pace_marking *in);
 
 /* The same for what is not memory of the heap: how many files may be mapped,
