@@ -209,6 +209,7 @@ static void beside_grey_fields(void *unused, const uintptr_t *words,
 
 /* False: some are not known. */
 static bool beside_take_grey(void) {
+  (void)wane__grey_take(WANE__GREY_HINT, beside_grey_objects, NULL);
   bool has_all = wane__grey_take(WANE__GREY_OBJECT, beside_grey_objects, NULL);
   return wane__grey_take(WANE__GREY_FIELDS, beside_grey_fields, NULL) &&
          has_all;

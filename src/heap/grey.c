@@ -3,6 +3,8 @@
 
 #include <string.h>
 
+#include "../base/atomic.h"
+#include "../base/attr.h"
 #include "../base/check.h"
 #include "../base/lock.h"
 #include "../base/meta.h"
@@ -11,6 +13,8 @@
 
 #define GREY_WORDS_MAX ((size_t)1 << 24)
 #define GREY_WORDS_MIN ((size_t)8192)
+/* More hints are no use: they are not needed. */
+#define GREY_HINTS_MAX ((size_t)65536)
 /* Handed out at once. The lock is not held meanwhile. */
 #define GREY_PORTION 1024u
 
@@ -21,6 +25,7 @@ static struct {
   size_t room;
   bool is_lost; /* some could not be noted */
 } grey_logs[WANE__GREY_COUNT] = {{.lock = WANE__LOCK_INIT(WANE__RANK_GREY)},
+                                 {.lock = WANE__LOCK_INIT(WANE__RANK_GREY)},
                                  {.lock = WANE__LOCK_INIT(WANE__RANK_GREY)}};
 
 static bool grey_grow_locked(enum wane__grey what) {
@@ -45,11 +50,27 @@ void wane__grey_add(enum wane__grey what, uintptr_t word) {
   size_t count = grey_logs[what].count;
   if (count < grey_logs[what].room || grey_grow_locked(what)) {
     grey_logs[what].words[count] = word;
-    grey_logs[what].count = count + 1;
+    wane__store_relaxed(&grey_logs[what].count, count + 1);
   } else {
     grey_logs[what].is_lost = true;
   }
   wane__lock_release(&grey_logs[what].lock);
+}
+
+WANE_NOINLINE WANE_SCANS_MEMORY void wane__grey_hint(uintptr_t word) {
+  static WANE_TLS uintptr_t last; /* beyond the reach of scanning: inverted */
+  struct wane__found found;
+  uintptr_t committed = wane__load_acquire(&wane__arena.committed);
+  if (word - wane__arena.start >= committed ||
+      !wane__block_resolve(word, wane__arena.start, wane__block_map, &found)) {
+    return;
+  }
+  uint8_t byte = wane__load_relaxed(found.mark);
+  if (byte != 0 && (byte & 3) != wane__arena.colour && last != ~word &&
+      wane__load_relaxed(&grey_logs[WANE__GREY_HINT].count) < GREY_HINTS_MAX) {
+    last = ~word;
+    wane__grey_add(WANE__GREY_HINT, word);
+  }
 }
 
 bool wane__grey_take(enum wane__grey what, wane__grey_visit *visit, void *ctx) {

@@ -11,6 +11,9 @@
  * whoever adds it. The collector empties the log in each round and in the last
  * stop. An object noted is kept for this cycle, even if it is let go of again.
  *
+ * Words that were read from weak references are noted as well: see
+ * wane__grey_hint.
+ *
  * Without memory for the log all these roots are walked again in the last
  * stop.
  */
@@ -25,12 +28,18 @@
 enum wane__grey {
   WANE__GREY_OBJECT, /* the object that it points into is marked */
   WANE__GREY_FIELDS, /* what the object at this address points to is */
+  WANE__GREY_HINT,   /* as OBJECT, but the last stop would find it, too */
   WANE__GREY_COUNT
 };
 
 /* Notes a word; any word that points into no object is harmless. Guarded, and
    only while marking. */
 void wane__grey_add(enum wane__grey what, uintptr_t word);
+
+/* A weak word was read, while marking. Whoever read it holds the object in a
+   register, where the last stop finds it; but all that hangs on it might have
+   to be marked in that stop, if nothing else leads there. Guarded. */
+void wane__grey_hint(uintptr_t word);
 
 /* Hands out what was noted, and empties the log. The visit must not add. Cycle
    lock; STW or not. False: some could not be noted. */

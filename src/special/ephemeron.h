@@ -34,6 +34,7 @@
 #include <stdint.h>
 
 #include "../base/atomic.h"
+#include "../heap/grey.h"
 #include "../heap/heap.h"
 #include "../mark/ephemeron.h"
 
@@ -66,8 +67,11 @@ WANE_INLINE_SCAN WANE_SCANS_MEMORY bool wane__word_lives(uintptr_t word) {
       &wane__classes[wane__head_class(found.head)];
   size_t idx = ((word - start) >> WANE__GRANULE_LOG2) * class->reciprocal >> 32;
   uint8_t byte = *(const volatile uint8_t *)&marks[idx];
-  if (WANE_LIKELY(byte == wane__arena.colour) || byte == 0 ||
-      wane__is_marking()) {
+  if (WANE_LIKELY(byte == wane__arena.colour) || byte == 0) {
+    return true;
+  }
+  if (wane__is_marking()) {
+    wane__grey_hint(word);
     return true;
   }
   found.base = start + idx * class->slot_bytes;

@@ -7,6 +7,7 @@
 #include "../../include/wane/lifetime.h"
 #include "../base/attr.h"
 #include "../base/check.h"
+#include "../heap/grey.h"
 #include "../heap/context.h"
 #include "../heap/heap.h"
 #include "../heap/hooks.h"
@@ -91,9 +92,13 @@ WANE_INLINE WANE_SCANS_MEMORY void *weak_read(uint64_t id) {
     return NULL;
   }
   wane__fence_acquire();
-  return wane__load_relaxed(&slot->head.generation) == generation /* 4 */
-             ? (void *)pointer
-             : NULL;
+  if (wane__load_relaxed(&slot->head.generation) != generation) { /* 4 */
+    return NULL;
+  }
+  if (WANE_UNLIKELY(wane__is_marking())) {
+    wane__grey_hint(target);
+  }
+  return (void *)pointer;
 }
 
 WANE_PUBLIC WANE_HOT WANE_SCANS_MEMORY void *wane_weak_value(wane_weak weak) {

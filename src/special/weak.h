@@ -19,12 +19,16 @@
  * Why what it returns is the object that the handle was made for, found
  * dead by no finished cycle, and stays alive while it is held:
  *
- * - Guarded, the world is not stopped: no flip, no marking; the colour is
- *   that of the last cycle begun. A stop after the guard finds the pointer in
- *   the reader's registers or stack, so the object is a root from then on.
- * - Marking. (In this version it happens with the world stopped.) After it, a
- *   byte of the current colour is a live object, of the other a dead one. So
- *   an object found dead is never returned, swept or not (W4, W9): by step 3.
+ * - Guarded, the world is not stopped: no flip, no end of marking. A stop after
+ *   the guard finds the pointer in the reader's registers or stack, so the
+ *   object is a root from then on, in the last stop of a marking under way,
+ *   too.
+ * - Marking. While it runs beside the program, nothing is found dead: a byte of
+ *   either colour is of an object that lives, as all that died before has been
+ *   swept. After it, a byte of the current colour is a live object, of the other
+ *   a dead one. So an object found dead is never returned, swept or not (W4,
+ *   W9): by step 3. (What is returned while marking is noted, wane__grey_hint,
+ *   so that the last stop need not mark what hangs on it.)
  * - Sweeping. wane__death_sweep, under the stripe's lock, raises the
  *   generation of each slot whose object is dead (release), and passes a
  *   release fence before any mark byte of the group changes. What is
