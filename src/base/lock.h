@@ -20,6 +20,7 @@
 
 enum wane__lock_rank {
   WANE__RANK_CYCLE = 1, /* one cycle at a time */
+  WANE__RANK_STAGE,     /* what a cycle does, but for its rests */
   WANE__RANK_THREADS,   /* the thread registry */
   WANE__RANK_ROOTS,     /* added roots and pins */
   WANE__RANK_CLASS,     /* the block lists of one size class */

@@ -42,9 +42,9 @@ static struct {
 static void background_sweep(void) {
   bool more = true;
   while (more) {
-    wane__lock_acquire(&wane__cycle_lock);
+    wane__cycle_enter();
     more = wane__sweep_some(SWEEP_PORTION);
-    wane__lock_release(&wane__cycle_lock);
+    wane__cycle_leave();
   }
   wane__runners_retry(); /* for the callbacks that were found */
 }
@@ -53,7 +53,7 @@ static void background_sweep(void) {
 static bool background_release(uint64_t keep_bytes) {
   for (;;) {
     struct wane__extent_totals totals;
-    wane__lock_acquire(&wane__cycle_lock);
+    wane__cycle_enter();
     wane__extent_read_totals(&totals);
     uint64_t free = totals.free_dirty_bytes;
     size_t done = 0;
@@ -64,7 +64,7 @@ static bool background_release(uint64_t keep_bytes) {
                                       : RELEASE_PORTION_BYTES,
                                   background.before_tick);
     }
-    wane__lock_release(&wane__cycle_lock);
+    wane__cycle_leave();
     if (done == 0) {
       return free <= keep_bytes || free == 0;
     }
@@ -188,16 +188,16 @@ void wane__background_watch(void) {
   if (WANE_LIKELY(wane__load_relaxed(&background_watches) != 0)) {
     return;
   }
-  if (!wane__lock_try(&wane__cycle_lock)) {
+  if (!wane__cycle_try_enter()) {
     if (wane__cycle_is_running()) {
       return; /* which starts it, too */
     }
-    wane__lock_acquire(&wane__cycle_lock);
+    wane__cycle_enter();
   }
   wane__background_start();
   bool is_settled = background_runs || wane__options.background == 0;
   wane__store_relaxed(&background_watches, is_settled);
-  wane__lock_release(&wane__cycle_lock);
+  wane__cycle_leave();
 }
 
 void wane__background_wake(void) {

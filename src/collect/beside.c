@@ -12,6 +12,7 @@
 #include "../mutator/module.h"
 #include "../mutator/root.h"
 #include "../special/cleanup.h"
+#include "cycle.h"
 #include "pace.h"
 #include "phase.h"
 
@@ -80,11 +81,11 @@ static void range_ignore(void *unused, uintptr_t start, uintptr_t end) {
   (void)end;
 }
 
-/* Arms a range and notes it; those that cannot be armed are left to the last
-   stop. A root visit. */
+/* Arms a large range and notes it. What is not tracked is left to the last
+   stop, but scanned here as well: so that stop has not to mark what hangs on
+   it. A root visit. */
 static void range_watch(void *unused, uintptr_t start, uintptr_t end,
                         bool is_copy) {
-  (void)unused;
   (void)is_copy;
   size_t pages = 0;
   if (end - start < BESIDE_RANGE_MIN ||
@@ -94,8 +95,11 @@ static void range_watch(void *unused, uintptr_t start, uintptr_t end,
       !wane__dirty_watch(page_up(start), page_down(end)) ||
       !wane__dirty_fetch_range(WANE__DIRTY_FIRST, page_up(start),
                                page_down(end), range_ignore, NULL, &pages)) {
+    beside_scan(unused, start, end, true);
     return;
   }
+  beside_scan(unused, start, page_up(start), true);
+  beside_scan(unused, page_down(end), end, true);
   beside_ranges[beside_range_count++] =
       (struct beside_range){.start = start, .end = end, .next = page_up(start)};
 }
@@ -180,6 +184,7 @@ static bool ranges_scan(void) {
     if (!ranges_visit(range_scan, &budget)) {
       return false;
     }
+    wane__cycle_rest();
   } while (budget == 0);
   return true;
 }
@@ -236,7 +241,7 @@ static size_t beside_round(struct wane__beside *beside,
       !beside_take_grey()) {
     return SIZE_MAX;
   }
-  wane__mark_all(beside->markers, totals);
+  wane__mark_all(beside->markers, wane__cycle_rest, totals);
   wane__phase(WANE__PHASE_ROUND);
   return pages;
 }
@@ -256,13 +261,14 @@ static bool beside_mark_all(struct wane__beside *beside,
     return false;
   }
   wane__phase(WANE__PHASE_ARMED);
+  wane__cycle_rest();
   if (!ranges_scan()) {
     return false;
   }
   wane__roots_of_pins(beside_scan, NULL);
   wane__records_visit_roots(beside_scan, NULL);
   wane__finalizers_mark();
-  wane__mark_all(beside->markers, totals);
+  wane__mark_all(beside->markers, wane__cycle_rest, totals);
   wane__phase(WANE__PHASE_MARKED);
   return true;
 }

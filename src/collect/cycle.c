@@ -60,8 +60,10 @@
    cycle to begin, until it begins one itself. */
 #define HOLD_NS 200000
 #define HOLDS_MAX 500u
+#define REST_NS 10000000
 
-struct wane__lock wane__cycle_lock = WANE__LOCK_INIT(WANE__RANK_CYCLE);
+static struct wane__lock cycle_lock = WANE__LOCK_INIT(WANE__RANK_CYCLE);
+static struct wane__lock stage_lock = WANE__LOCK_INIT(WANE__RANK_STAGE);
 struct wane__cycle_totals wane__cycle_totals;
 
 /* Cycles begun so far, and the number of the last that was completed. A
@@ -77,6 +79,48 @@ static struct wane__mark_totals cycle_left;
 #if WANE_CHECK_LEVEL >= 1
 void (*wane__phase_hook)(enum wane__phase phase);
 #endif
+
+void wane__cycle_enter(void) {
+  wane__lock_acquire(&cycle_lock);
+  wane__lock_acquire(&stage_lock);
+}
+
+bool wane__cycle_try_enter(void) {
+  if (!wane__lock_try(&cycle_lock)) {
+    return false;
+  }
+  wane__lock_acquire(&stage_lock); /* free, or a fork's for a moment */
+  return true;
+}
+
+void wane__cycle_leave(void) {
+  wane__lock_release(&stage_lock);
+  wane__lock_release(&cycle_lock);
+}
+
+void wane__stage_acquire(void) {
+  wane__add(&wane__mark_rest, 1);
+  wane__lock_acquire(&stage_lock);
+}
+
+void wane__stage_release(void) {
+  wane__lock_release(&stage_lock);
+  if (wane__sub(&wane__mark_rest, 1) == 1) {
+    wane__os_futex_wake(&wane__mark_rest, INT32_MAX);
+  }
+}
+
+void wane__cycle_rest(void) {
+  uint32_t waiting = wane__load(&wane__mark_rest);
+  if (waiting != 0) {
+    wane__lock_release(&stage_lock);
+    while (waiting != 0) {
+      wane__os_futex_wait(&wane__mark_rest, waiting, REST_NS);
+      waiting = wane__load(&wane__mark_rest);
+    }
+    wane__lock_acquire(&stage_lock);
+  }
+}
 
 /* Asked once: it means reading files. Cycle lock held. */
 static unsigned cycle_cpus(void) {
@@ -270,9 +314,9 @@ static void cycle_stopped(void *arg) {
   }
   wane__beside_end_slow();
   trace->ran = true;
-  wane__mark_all(markers, &trace->totals);
+  wane__mark_all(markers, NULL, &trace->totals);
   if (!trace->beside.is_tracked && wane__finalizers_mark()) {
-    wane__mark_all(markers, &trace->totals);
+    wane__mark_all(markers, NULL, &trace->totals);
   }
   cycle_marked();
   wane__add(&wane__groups_undone, wane__ephemerons_finish_stw());
@@ -435,7 +479,7 @@ static WANE_NOINLINE bool cycle_run(enum wane__cycle_reason reason, bool sweep,
                                     uintptr_t stack_pointer) {
   int saved = errno;
   uint64_t begun = wane__load(&cycle_begun);
-  wane__lock_acquire(&wane__cycle_lock);
+  wane__cycle_enter();
   bool ok = true;
   if (reason == WANE__CYCLE_SHUTDOWN ||
       (cycle_completed <= begun && cycle_is_due(reason, more_bytes))) {
@@ -447,7 +491,7 @@ static WANE_NOINLINE bool cycle_run(enum wane__cycle_reason reason, bool sweep,
   } else if (sweep) {
     wane__sweep_finish_records();
   }
-  wane__lock_release(&wane__cycle_lock);
+  wane__cycle_leave();
   wane__runners_retry();
   if (ok) {
     errno = saved;
@@ -580,7 +624,10 @@ void wane__cycle_for_stress(void) {
 }
 
 void wane__cycle_fork_child(void) {
-  wane__lock_reset(&wane__cycle_lock);
+  wane__lock_reset(&cycle_lock);
+  wane__lock_reset(&stage_lock);
+  wane__store(&wane__mark_rest, 0);
+  wane__beside_end_slow();
   cycle_runs = false;
 }
 

@@ -59,7 +59,21 @@ struct wane__cycle_totals {
   uint64_t last_work_ns; /* CPU time of the last one */
 };
 extern struct wane__cycle_totals wane__cycle_totals;
-extern struct wane__lock wane__cycle_lock;
+
+/* Whoever sweeps, releases memory or runs a cycle holds two locks, taken here:
+   the cycle lock, until it is done, and the stage lock, which a cycle that
+   marks beside the program gives up now and then, at a moment when all its
+   structures are whole and nobody works on them (wane__cycle_rest). fork takes
+   only that one: it need not wait for a cycle to end, and its child finds one
+   that can be gone on with. */
+void wane__cycle_enter(void);
+bool wane__cycle_try_enter(void);
+void wane__cycle_leave(void);
+/* For fork. */
+void wane__stage_acquire(void);
+void wane__stage_release(void);
+/* Lets a fork happen, if one waits. The collecting thread. */
+void wane__cycle_rest(void);
 
 /* Runs a cycle. One that began after the call, in another thread, will do as
    well. sweep: complete the sweep before returning. A cycle for the trigger

@@ -25,7 +25,7 @@
 #include "cycle.h"
 
 static void fork_prepare(void) {
-  wane__lock_acquire(&wane__cycle_lock);
+  wane__stage_acquire();
   wane__lock_acquire(&wane__threads_lock);
   wane__roots_fork_prepare();
   wane__extent_fork_prepare();
@@ -41,7 +41,7 @@ static void fork_parent(void) {
   wane__extent_fork_parent();
   wane__roots_fork_parent();
   wane__lock_release(&wane__threads_lock);
-  wane__lock_release(&wane__cycle_lock);
+  wane__stage_release();
 }
 
 /* The caches of the forking thread keep their runs, but not the groups they

@@ -45,13 +45,13 @@ static void shutdown_run(struct wane_queue *q, enum wane__death_step step) {
 /* Deaths that a cycle has found, and then all others, go on their queues. The
    cycle lock keeps colours as they are. */
 static void shutdown_queue_all(void) {
-  wane__lock_acquire(&wane__cycle_lock);
+  wane__cycle_enter();
   wane__sweep_finish_records();
   for (int step = 0; step < WANE__DEATH_STEPS; step++) {
     wane__death_of_all((enum wane__death_step)step);
     shutdown_each((enum wane__death_step)step, shutdown_note);
   }
-  wane__lock_release(&wane__cycle_lock);
+  wane__cycle_leave();
 }
 
 WANE_PUBLIC void wane_shutdown(unsigned flags) {

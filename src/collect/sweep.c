@@ -10,6 +10,7 @@
 #include "../heap/class_list.h"
 #include "../special/death.h"
 #include "../special/group.h"
+#include "cycle.h"
 
 #define SWEEP_WAIT_NS 20000
 #define BYTES_OF_ONE 0x0101010101010101ull
@@ -74,6 +75,7 @@ bool wane__sweep_some(unsigned count) {
 
 void wane__sweep_finish(void) {
   while (wane__sweep_some(64)) {
+    wane__cycle_rest();
   }
 }
 

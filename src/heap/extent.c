@@ -486,3 +486,11 @@ void wane__extent_rebuild(void) {
     i += n != 0 ? n : block->blocks;
   }
 }
+
+/* The arena grows with the lock held, until its new part has its wall. */
+size_t wane__extent_block_count(void) {
+  wane__lock_acquire(&extent_lock);
+  size_t count = wane__arena.committed >> WANE__BLOCK_LOG2;
+  wane__lock_release(&extent_lock);
+  return count;
+}

@@ -65,4 +65,8 @@ void wane__extent_fork_child(void);
 /* In the child, later: rebuilds the lists from the blocks' states. */
 void wane__extent_rebuild(void);
 
+/* Blocks of the arena, all of which are known to be of one space or the other.
+ */
+size_t wane__extent_block_count(void);
+
 #endif

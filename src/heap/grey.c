@@ -105,7 +105,5 @@ bool wane__grey_take(enum wane__grey what, wane__grey_visit *visit, void *ctx) {
 void wane__grey_fork_child(void) {
   for (int i = 0; i < WANE__GREY_COUNT; i++) {
     wane__lock_reset(&grey_logs[i].lock);
-    grey_logs[i].count = 0;
-    grey_logs[i].is_lost = false;
   }
 }

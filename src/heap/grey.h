@@ -46,6 +46,7 @@ void wane__grey_hint(uintptr_t word);
 typedef void wane__grey_visit(void *ctx, const uintptr_t *words, size_t count);
 bool wane__grey_take(enum wane__grey what, wane__grey_visit *visit, void *ctx);
 
+/* A child goes on with the marking that it was born in. */
 void wane__grey_fork_child(void);
 
 #endif

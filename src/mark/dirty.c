@@ -10,6 +10,7 @@
 #include "../base/options.h"
 #include "../base/os.h"
 #include "../heap/block.h"
+#include "../heap/extent.h"
 
 /* Values of the option. */
 enum dirty_choice {
@@ -91,7 +92,7 @@ static void dirty_give_up(void) {
 
 /* What the heap has grown by since. */
 static bool dirty_watch_new(void) {
-  size_t count = wane__load_acquire(&wane__arena.committed) >> WANE__BLOCK_LOG2;
+  size_t count = wane__extent_block_count();
   size_t i = dirty_watched;
   while (i < count) {
     size_t from = i;
@@ -142,7 +143,9 @@ static bool dirty_next(size_t *at, uintptr_t *start, uintptr_t *end) {
   return from != 0;
 }
 
-static bool dirty_fetch_all(enum wane__dirty_fetch which,
+/* is_lost: what a fetch that failed has armed is not known; all is handed out.
+ */
+static bool dirty_fetch_all(enum wane__dirty_fetch which, bool is_lost,
                             wane__dirty_visit *visit, void *ctx,
                             size_t *pages) {
   uintptr_t start;
@@ -154,6 +157,10 @@ static bool dirty_fetch_all(enum wane__dirty_fetch which,
     if (!dirty_ops->fetch(which, start, end, visit, ctx, pages)) {
       return false;
     }
+    if (is_lost) {
+      visit(ctx, start, end);
+      *pages += (end - start) / WANE__PAGE_BYTES_MIN;
+    }
   }
   return true;
 }
@@ -161,15 +168,15 @@ static bool dirty_fetch_all(enum wane__dirty_fetch which,
 size_t wane__dirty_fetch(enum wane__dirty_fetch which, wane__dirty_visit *visit,
                          void *ctx) {
   size_t pages = 0;
-  if (dirty_fetch_all(which, visit, ctx, &pages)) {
+  if (dirty_fetch_all(which, false, visit, ctx, &pages)) {
     return pages;
   }
   /* addresses may have changed hands between the heap and mapped files
-     (heap/extent.h): what is watched anew counts as written */
+     (heap/extent.h) and are not watched */
   pages = 0;
   dirty_watched = 1;
   dirty_is_outside = false;
-  if (dirty_fetch_all(which, visit, ctx, &pages)) {
+  if (dirty_fetch_all(which, true, visit, ctx, &pages)) {
     return pages;
   }
   dirty_give_up();

@@ -74,6 +74,7 @@ struct marker {
   uint64_t done_bytes;     /* in this cycle, before the round */
   uint64_t progress_bytes; /* and in it, seen now and then. relaxed */
   struct wane__mark_outside outside;
+  bool may_rest; /* in this round. const in a round */
   bool overflowed;
   bool has_put_aside; /* an ephemeron, for want of room */
 
@@ -81,6 +82,8 @@ struct marker {
   uint32_t share_count; /* lock: share_lock; read relaxed as a hint */
   uintptr_t share_words[SHARE_WORDS];
 };
+
+uint32_t wane__mark_rest;
 
 static struct marker *markers[MARKERS_MAX]; /* cycle lock; const in a round */
 static unsigned marker_threads;             /* cycle lock */
@@ -92,6 +95,7 @@ static struct {
   uint32_t active;    /* markers that may take part in it. const in a round */
   uint32_t hungry;    /* of these, without work, or not in it yet. seq_cst */
   uint32_t working;   /* markers not done; 0: no round. a futex. seq_cst */
+  uint32_t joinable;  /* the round, once it has begun. seq_cst */
   uint32_t invited;   /* threads may join a round. atomic */
   uint32_t is_closed; /* or not any more. atomic */
   uint32_t starting;  /* a marker thread is; a futex. seq_cst */
@@ -513,6 +517,11 @@ WANE_INLINE void mark_loop_load(struct mark_loop *loop, const struct marker *m,
   loop->safe_limit = m->limit - (WANE__SMALL_BYTES_MAX / 8 + 1);
   loop->fast_limit = view->has_foreign ? NULL : loop->safe_limit;
   loop->until_rare = SHARE_INTERVAL;
+  if (WANE_UNLIKELY(m->may_rest && wane__load_relaxed(&wane__mark_rest))) {
+    /* what is in the ring is still looked at, the stack stays as it is */
+    loop->bottom = loop->top;
+    loop->until_rare = 1;
+  }
 }
 
 /* An entry of the ring. bytes is 0 for what is not a small object of words:
@@ -633,7 +642,6 @@ static WANE_SCANS_MEMORY void marker_drain(struct marker *m) {
     }
   } while (loop.top != loop.bottom);
   m->top = loop.top;
-  m->bottom = loop.bottom;
   m->objects += loop.objects;
   m->bytes += loop.bytes;
 }
@@ -798,10 +806,18 @@ static bool mark_is_work_left(void) {
   return left;
 }
 
-/* Waits for work; false when all markers wait. */
-static bool marker_wait(void) {
+/* Everybody is to leave their work as it is. */
+static bool marker_rests(const struct marker *m) {
+  return m->may_rest && wane__load_relaxed(&wane__mark_rest) != 0;
+}
+
+/* Waits for work; false when all markers wait, or rest. */
+static bool marker_wait(const struct marker *m) {
   wane__add(&mark_state.hungry, 1);
   for (unsigned spins = 0;; spins++) {
+    if (marker_rests(m)) {
+      return false;
+    }
     if (mark_is_work_left()) {
       wane__sub(&mark_state.hungry, 1);
       return true;
@@ -823,8 +839,8 @@ static void marker_work(struct marker *m) {
   do {
     do {
       marker_drain(m);
-    } while (marker_find_work(m) || marker_look_later(m));
-  } while (marker_wait());
+    } while (!marker_rests(m) && (marker_find_work(m) || marker_look_later(m)));
+  } while (marker_wait(m));
   wane__poison_quiet_end();
   m->cpu_ns += wane__os_thread_cpu_ns() - start;
 }
@@ -903,20 +919,23 @@ static void marker_take_part(struct marker *m) {
   marker_leave();
 }
 
-/* Joins a round that has begun without the calling thread, if it was invited.
-   Until then it counted as hungry; unless the cycle has fewer markers, which is
-   only known once it keeps the round from ending. */
-static bool marker_join(unsigned index) {
+/* Joins the round, which has begun without the calling thread, if it was
+   invited. Until then it counted as hungry. Whether it is still that round, and
+   whether the cycle has so many markers, is only certain once it keeps the
+   round from ending. */
+static bool marker_join(unsigned index, uint32_t round) {
   uint32_t working = wane__load(&mark_state.working);
   if (wane__load_relaxed(&mark_state.invited) == 0 ||
-      wane__load_relaxed(&mark_state.is_closed) != 0) {
+      wane__load_relaxed(&mark_state.is_closed) != 0 ||
+      wane__load(&mark_state.joinable) != round) {
     return false;
   }
   while (working != 0) {
     if (!wane__cas(&mark_state.working, &working, working + 1)) {
       continue;
     }
-    if (index < mark_state.active) {
+    if (wane__load(&mark_state.joinable) == round &&
+        index < mark_state.active) {
       wane__sub(&mark_state.hungry, 1);
       return true;
     }
@@ -935,14 +954,17 @@ static void *marker_thread(void *arg) {
   uint32_t seen = wane__load(&mark_state.round);
   wane__store(&mark_state.starting, 0);
   wane__os_futex_wake(&mark_state.starting, 1);
+  bool took_part = true; /* once in each round */
   for (;;) {
     uint32_t round = wane__load(&mark_state.round);
     if (round != seen) {
       seen = round;
-      if (index < round % MARK_ROUND_STEP) {
+      took_part = index < round % MARK_ROUND_STEP;
+      if (took_part) {
         marker_take_part(m);
       }
-    } else if (marker_join(index)) {
+    } else if (!took_part && marker_join(index, round)) {
+      took_part = true;
       marker_take_part(m);
     } else {
       wane__os_futex_wait(&mark_state.round, seen, -1);
@@ -1140,21 +1162,39 @@ static void marker_release(struct marker *m) {
 
 /* One round, until no marker has work: begun by so many, and others may join.
  */
-static void mark_round(unsigned begun_by) {
+static void mark_round(unsigned begun_by, bool may_rest) {
+  for (unsigned i = 0; i < mark_state.active; i++) {
+    markers[i]->may_rest = may_rest;
+  }
   if (wane__load_relaxed(&mark_state.invited) != 0 &&
       wane__load_relaxed(&mark_state.is_closed) == 0) {
     begun_by = mark_state.active;
   }
+  wane__store(&mark_state.joinable, 0); /* no number of a round */
   wane__store(&mark_state.hungry, mark_state.active - begun_by);
   wane__store(&mark_state.working, begun_by);
   uint32_t number = wane__load(&mark_state.round) / MARK_ROUND_STEP + 1;
   wane__store(&mark_state.round, number * MARK_ROUND_STEP + begun_by);
+  wane__store(&mark_state.joinable, number * MARK_ROUND_STEP + begun_by);
   if (begun_by > 1) {
     wane__os_futex_wake(&mark_state.round, INT32_MAX);
   }
   marker_work(markers[0]);
   wane__sub(&mark_state.working, 1);
   mark_wait_for(&mark_state.working);
+  for (unsigned i = 0; i < mark_state.active; i++) {
+    markers[i]->may_rest = false;
+  }
+}
+
+/* Between rounds: is there work that a marker left? */
+static bool mark_is_left(void) {
+  bool left = mark_is_work_left();
+  for (unsigned i = 0; i < mark_state.active; i++) {
+    left = left || markers[i]->top != markers[i]->bottom ||
+           markers[i]->later_count != 0;
+  }
+  return left;
 }
 
 void wane__mark_invite(void) {
@@ -1199,11 +1239,22 @@ static unsigned mark_rescan(void) {
   }
 }
 
-void wane__mark_all(unsigned begun_by, struct wane__mark_totals *totals) {
+/* Rounds until one ends because there is no work left. */
+static void mark_rounds(unsigned begun_by, void (*rest)(void)) {
+  do {
+    mark_round(begun_by, rest != NULL);
+    if (rest != NULL && wane__load_relaxed(&wane__mark_rest) != 0) {
+      rest();
+    }
+  } while (mark_is_left());
+}
+
+void wane__mark_all(unsigned begun_by, void (*rest)(void),
+                    struct wane__mark_totals *totals) {
   struct marker *first = markers[0];
   unsigned active = mark_state.active;
   do {
-    mark_round(begun_by);
+    mark_rounds(begun_by, rest);
     totals->rescans += mark_rescan();
     first->has_put_aside = false;
     wane__ephemerons_settle_stw(active, mark_wake_ephemeron);
@@ -1234,4 +1285,12 @@ void wane__mark_fork_child(void) {
   marker_threads = 0;
   wane__store(&mark_state.working, 0);
   wane__store(&mark_state.starting, 0);
+  wane__range_fork_child();
+  for (unsigned i = 0; i < MARKERS_MAX && markers[i] != NULL; i++) {
+    struct marker *m = markers[i];
+    wane__lock_reset(&m->share_lock);
+    m->bottom = m->top = m->stack;
+    m->later_count = m->share_count = 0;
+    m->overflowed = m->has_put_aside = false;
+  }
 }

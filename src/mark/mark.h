@@ -74,9 +74,15 @@ struct wane__found;
 void wane__mark_add_fields(const struct wane__found *object);
 
 /* Marks until nothing is left, by so many of the markers that were prepared,
-   and adds to the totals. STW, or beside the program with the dirty tracker
-   armed (mark/dirty.h). */
-void wane__mark_all(unsigned markers, struct wane__mark_totals *totals);
+   and adds to the totals. STW, without rest; or beside the program with the
+   dirty tracker armed (mark/dirty.h). */
+void wane__mark_all(unsigned markers, void (*rest)(void),
+                    struct wane__mark_totals *totals);
+
+/* Not 0: somebody wants all that marks to stand still for a moment. Markers
+   then leave their work as it is, and rest is called on the calling thread;
+   when it returns they go on. atomic */
+extern uint32_t wane__mark_rest;
 
 /* Has what is marked of memory that was written scanned once more: of the heap,
    or a root outside it, which is scanned before the call returns. As above. */
@@ -92,7 +98,8 @@ void wane__mark_close(void);
 /* Bytes marked in this cycle so far, not exact. Any thread. */
 uint64_t wane__mark_progress(void);
 
-/* The marker threads are gone. */
+/* The marker threads are gone. What was still to be scanned is forgotten: in a
+   child that was born while marking all that is marked is scanned again. */
 void wane__mark_fork_child(void);
 
 #endif

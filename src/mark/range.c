@@ -70,3 +70,8 @@ bool wane__range_take(struct wane__mark_range *out) {
 }
 
 bool wane__range_is_left(void) { return wane__load_relaxed(&range_count) != 0; }
+
+void wane__range_fork_child(void) {
+  wane__lock_reset(&range_lock);
+  range_count = 0;
+}

@@ -26,6 +26,8 @@ bool wane__range_prepare(void);
 bool wane__range_push(struct wane__mark_range range);
 /* Takes a piece of at most 32 KiB, or one element. */
 bool wane__range_take(struct wane__mark_range *out);
+/* Empties it. */
+void wane__range_fork_child(void);
 /* A hint: exact when all markers are hungry. */
 bool wane__range_is_left(void);
 

@@ -330,6 +330,8 @@ void wane__group_recount(void) {
     const struct wane__specials *table = wane__blocks[i].specials;
     wane__groups_with_records += table != NULL;
     wane__groups_undone += table != NULL && table->epoch != wane__arena.epoch;
-    wane__groups_undone += wane__blocks[i].waiting != NULL;
+    /* while marking nothing is to be swept yet */
+    wane__groups_undone +=
+        wane__blocks[i].waiting != NULL && !wane__is_marking();
   }
 }
