@@ -471,10 +471,32 @@ size_t wane__os_cgroup_memory_limit(void) {
   size_t limit = SIZE_MAX;
   int saved = errno;
   os_each_cgroup(NULL, "", "memory.max", os_memory_max, &limit);
+  os_each_cgroup(NULL, "", "memory.high", os_memory_max, &limit);
   os_each_cgroup("memory", "memory", "memory.limit_in_bytes", os_memory_max,
                  &limit);
   errno = saved;
   return limit;
+}
+
+/* "some avg10=0.00 avg60=0.00 avg300=0.00 total=0", and another line. */
+static void os_pressure(const char *text, void *out) {
+  unsigned *most = out;
+  const char *average = strstr(text, "some avg10=");
+  unsigned long percent =
+      average != NULL ? strtoul(average + strlen("some avg10="), NULL, 10) : 0;
+  *most = percent > *most ? (unsigned)percent : *most;
+}
+
+unsigned wane__os_memory_pressure(void) {
+  unsigned percent = 0;
+  char text[256];
+  int saved = errno;
+  os_each_cgroup(NULL, "", "memory.pressure", os_pressure, &percent);
+  if (os_read_file("/proc/pressure/memory", text, sizeof text) > 0) {
+    os_pressure(text, &percent);
+  }
+  errno = saved;
+  return percent;
 }
 
 uint64_t wane__os_map_count_max(void) {

@@ -69,8 +69,14 @@ static inline uint64_t wane__os_ticks(void) {
 
 /* CPUs the process may use: affinity mask and cgroup quota, at least 1. */
 unsigned wane__os_cpu_count(void);
-/* The memory limit of the cgroup in bytes, SIZE_MAX if there is none. */
+/* The memory limit of the cgroup in bytes, SIZE_MAX if there is none: what the
+   kernel would kill for (memory.max), or slows the process down for
+   (memory.high). */
 size_t wane__os_cgroup_memory_limit(void);
+/* In per cent, of the last ten seconds, the time in which some task of the
+   cgroup, or of the machine, waited for memory to be reclaimed (PSI); 0 if the
+   kernel does not say. */
+unsigned wane__os_memory_pressure(void);
 /* Bytes of address space the process may still take, SIZE_MAX: no limit. */
 size_t wane__os_address_space_left(void);
 

@@ -20,6 +20,9 @@
 #define SWEEP_DELAY_NS 10000000
 #define RELEASE_PORTION_BYTES (4u << 20)
 #define TICKS_PER_IDLE 4
+#define TICKS_PER_PRESSURE 4
+/* Of the time: some task waits for memory. */
+#define PRESSURE_PERCENT 10u
 #define IDLE_TICKS_MAX 64 /* the longest sleep, in ticks, when all is done */
 #define FORCED_AFTER_NS 120000000000ull
 #define IDLE_CYCLE_BYTES_MIN (256u << 10)
@@ -69,6 +72,18 @@ static bool background_release(uint64_t keep_bytes) {
       return free <= keep_bytes || free == 0;
     }
   }
+}
+
+/* A program under memory pressure grows by less, and gives back what is free
+   at once. Asked for now and then, while the program runs. */
+static bool background_is_pressed(void) {
+  static unsigned ticks; /* background thread, as is the next */
+  static bool is_pressed;
+  if (ticks++ % TICKS_PER_PRESSURE == 0) {
+    is_pressed = wane__os_memory_pressure() >= PRESSURE_PERCENT;
+    wane__pace_set_pressed(is_pressed);
+  }
+  return is_pressed;
 }
 
 /* What may still be allocated before the next cycle, and a tenth. */
@@ -135,7 +150,7 @@ static void background_tick(uint64_t passed_ns) {
     background.last_count = count;
     background.rested_ns = 0;
     background.cycle_done = background.all_released = false;
-    background_release(background_keep());
+    background_release(background_is_pressed() ? 0 : background_keep());
     background.before_tick = wane__extent_tick();
     return;
   }

@@ -39,6 +39,7 @@ static uint32_t pace_limit_known;               /* the cgroup has been asked */
 static bool pace_from_cgroup;             /* the limit is not the user's */
 static bool pace_by_limit;                /* relaxed */
 static unsigned pace_threads = 1;         /* relaxed */
+static bool pace_is_pressed;      /* relaxed */
 static bool pace_tight;                   /* relaxed */
 static uint64_t pace_maps_max;            /* 0: not asked yet. relaxed */
 static uint64_t pace_growth = UINT64_MAX; /* to the goal, from what lived at the
@@ -65,6 +66,9 @@ struct wane__pace_output wane__pace(const struct wane__pace_input *in) {
       uint64_t extra = out.growth_bytes / 4;
       out.growth_bytes += extra < PACE_EXTRA_MAX ? extra : PACE_EXTRA_MAX;
     }
+  }
+  if (in->is_pressed && out.growth_bytes != UINT64_MAX) {
+    out.growth_bytes /= 2;
   }
   if (in->limit_bytes == UINT64_MAX) {
     return out;
@@ -189,6 +193,13 @@ void wane__pace_set_threads(unsigned threads) {
   wane__store_relaxed(&pace_threads, threads);
 }
 
+void wane__pace_set_pressed(bool is_pressed) {
+  if (wane__load_relaxed(&pace_is_pressed) != is_pressed) {
+    wane__store_relaxed(&pace_is_pressed, is_pressed);
+    wane__pace_set_trigger();
+  }
+}
+
 void wane__pace_prepare(void) {
   pace_ask_cgroup();
   if (wane__load_relaxed(&pace_maps_max) == 0) {
@@ -250,6 +261,7 @@ void wane__pace_set_trigger(void) {
       .is_percent_set = wane__load_relaxed(&pace_percent_set),
       .percent = wane__pace_percent(),
       .limit_bytes = wane__pace_limit(),
+      .is_pressed = wane__load_relaxed(&pace_is_pressed),
   };
   struct wane__pace_output out = wane__pace(&in);
   wane__store_relaxed(&pace_by_limit, out.by_limit);

@@ -6,6 +6,7 @@
  *   minimum = 4 MiB for each thread that allocates, up to the number of CPUs:
  *   they reach it together, and each cycle stops them all
  *   as long as no percentage was set: growth += min(growth / 4, 64 MiB)
+ *   while the system is short of memory (PSI): half of that
  *   with a memory limit: at most limit - live - overhead, but at least
  *   live / 16 or 1 MiB, so that a live heap near the limit does not make every
  *   allocation a collection. (The CPU share of limit-driven cycles is bounded
@@ -39,6 +40,7 @@ struct wane__pace_input {
   bool is_percent_set;     /* by the program or an option */
   int percent;             /* negative: no cycles but limit-driven ones */
   uint64_t limit_bytes;    /* UINT64_MAX: none */
+  bool is_pressed;         /* the system is short of memory */
 };
 
 struct wane__pace_output {
@@ -126,6 +128,9 @@ uint64_t wane__pace_limit(void);
 void wane__pace_prepare(void);
 /* How many threads there are, for the minimum. lock: cycle. */
 void wane__pace_set_threads(unsigned threads);
+/* The system is short of memory, or not any more. Guarded, or on a thread of the
+   library's. */
+void wane__pace_set_pressed(bool is_pressed);
 /* What a marking found of them. STW. */
 void wane__pace_note_outside_stw(uint64_t files, uint64_t adopted_bytes);
 /* Sets the triggers from the last cycle's result and the settings. */
