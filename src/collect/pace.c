@@ -67,6 +67,10 @@ struct wane__pace_output wane__pace(const struct wane__pace_input *in) {
       out.growth_bytes += extra < PACE_EXTRA_MAX ? extra : PACE_EXTRA_MAX;
     }
   }
+  if (out.growth_bytes != UINT64_MAX) {
+    uint64_t black = in->live_bytes - in->marked_bytes;
+    out.growth_bytes -= pace_min(black / 4 * 3, out.growth_bytes / 2);
+  }
   if (in->is_pressed && out.growth_bytes != UINT64_MAX) {
     out.growth_bytes /= 2;
   }

@@ -6,6 +6,8 @@
  *   minimum = 4 MiB for each thread that allocates, up to the number of CPUs:
  *   they reach it together, and each cycle stops them all
  *   as long as no percentage was set: growth += min(growth / 4, 64 MiB)
+ *   growth -= 3/4 of what was allocated while marking, at most its half: most
+ *   of that is dead by now, and counts as live only because nobody looked
  *   while the system is short of memory (PSI): half of that
  *   with a memory limit: at most limit - live - overhead, but at least
  *   live / 16 or 1 MiB, so that a live heap near the limit does not make every
