@@ -193,7 +193,7 @@ static void *run(void *mutator) {
 }
 
 static void run_threads(struct mutator *mutators) {
-  pthread_t ids[MAX_THREADS];
+  static pthread_t ids[MAX_THREADS];
   pthread_barrier_init(&barrier, NULL, (unsigned)threads);
   for (long i = 0; i < threads; i++) {
     mutators[i].random = (uint64_t)(seed + i);

@@ -83,7 +83,7 @@ def set_scale(setter, ticks, low, high):
 def draw_figure(results, pyplot):
     figure, panels = pyplot.subplots(1, len(PANELS), sharex=True, sharey=True,
                                      figsize=(10, 4.8))
-    figure.subplots_adjust(left=0.15, right=0.985, top=0.84, bottom=0.1,
+    figure.subplots_adjust(left=0.15, right=0.985, top=0.87, bottom=0.1,
                            wspace=0.06)
     for axes, (job, title) in zip(panels, PANELS.items()):
         draw_panel(axes, results[job])
