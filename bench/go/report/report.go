@@ -14,6 +14,7 @@ import (
 	"strings"
 	"syscall"
 	"time"
+	"unsafe"
 )
 
 // Random is splitmix64: the same numbers as random_next in bench/report.h.
@@ -86,6 +87,15 @@ func Start(program string) {
 	})
 	startCPU = cpuSeconds()
 	startTime = time.Now()
+}
+
+// Clock gives the system's monotonic clock, as now_ns in bench/report.h: the one
+// that other processes read too.
+func Clock() uint64 {
+	var t syscall.Timespec
+	const monotonic = 1
+	syscall.RawSyscall(syscall.SYS_CLOCK_GETTIME, monotonic, uintptr(unsafe.Pointer(&t)), 0)
+	return uint64(t.Nano())
 }
 
 // Elapsed gives the seconds since Start.
