@@ -436,6 +436,9 @@ static bool cycle_run_locked(enum wane__cycle_reason reason, bool sweep,
     errno = ENOMEM;
     return false;
   }
+  if (trace.flipped && wane__dirty_is_available()) {
+    wane__dirty_end();
+  }
   if (wane__options.check != 0) {
     wane__check_report();
   }

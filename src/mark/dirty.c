@@ -193,6 +193,15 @@ bool wane__dirty_fetch_range(enum wane__dirty_fetch which, uintptr_t start,
   return dirty_ops->fetch(which, start, end, visit, ctx, pages);
 }
 
+void wane__dirty_end(void) {
+  uintptr_t start;
+  uintptr_t end;
+  for (size_t at = 1;
+       dirty_ops->disarm != NULL && dirty_next(&at, &start, &end);) {
+    dirty_ops->disarm(start, end);
+  }
+}
+
 bool wane__dirty_may_retry(void) { return !dirty_ops->is_cumulative; }
 
 void wane__dirty_fork_child(void) {

@@ -7,8 +7,7 @@
  * hands out the pages noted since, and arms them again, so that no write is
  * between. What a marker reads of an armed page is what it will find there
  * later, unless the page is handed out by a later fetch. The first fetch hands
- * out all pages, or all that were not armed from the cycle before, and not
- * written since.
+ * out all pages but those that were armed before and not written since.
  *
  * Backends (docs/design/concurrent-marking.md has the argument of each):
  * - uffd: userfaultfd with asynchronous write protection (Linux 6.7) and
@@ -59,6 +58,10 @@ bool wane__dirty_fetch_range(enum wane__dirty_fetch which, uintptr_t start,
                              uintptr_t end, wane__dirty_visit *visit, void *ctx,
                              size_t *pages);
 
+/* The cycle has ended. What is still armed would cost its first writer a fault
+   for nothing: it is let go, beside the program, if that is cheaper. */
+void wane__dirty_end(void);
+
 /* Whether what a fetch in a stop hands out is less if marking goes on. */
 bool wane__dirty_may_retry(void);
 
@@ -76,6 +79,8 @@ struct wane__dirty_ops {
   void (*close)(void);
   bool (*begin)(void);
   bool (*watch)(uintptr_t start, uintptr_t end);
+  /* Lets go of what is armed there; may be NULL. */
+  void (*disarm)(uintptr_t start, uintptr_t end);
   bool (*fetch)(enum wane__dirty_fetch which, uintptr_t start, uintptr_t end,
                 wane__dirty_visit *visit, void *ctx, size_t *pages);
 };

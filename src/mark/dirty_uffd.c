@@ -59,11 +59,18 @@ struct uffd_scan {
 #define UFFD_OPEN_USER_MODE_ONLY 1
 
 #define UFFD_REGIONS 512u
+/* One call is for at most so much, which takes about a millisecond: the program
+   may want to map memory, or to fork. */
+#define UFFD_PART_BYTES ((uintptr_t)64 << 20)
 
 static struct wane__os_file uffd_file = {.fd = -1}; /* cycle lock */
 static struct wane__os_file uffd_pagemap = {.fd = -1};
 /* What a scan returns; full of addresses, so in memory that is no root. */
 static struct uffd_region *uffd_regions;
+
+static uintptr_t uffd_part_end(uintptr_t start, uintptr_t end) {
+  return end - start < UFFD_PART_BYTES ? end : start + UFFD_PART_BYTES;
+}
 
 static void uffd_close(void) {
   wane__os_file_close(&uffd_file);
@@ -98,6 +105,19 @@ static bool uffd_watch(uintptr_t start, uintptr_t end) {
                           ioctl(uffd_file.fd, UFFDIO_REGISTER, &request) == 0);
 }
 
+/* For a page that is written later this costs a ninth of the fault that it
+   spares, and the thread that writes nothing. */
+static void uffd_disarm(uintptr_t start, uintptr_t end) {
+  while (start < end) {
+    uintptr_t part = uffd_part_end(start, end);
+    struct uffdio_writeprotect request = {.range = {start, part - start}};
+    if (ioctl(uffd_file.fd, UFFDIO_WRITEPROTECT, &request) != 0) {
+      return; /* it is not watched any more */
+    }
+    start = part;
+  }
+}
+
 static bool uffd_fetch(enum wane__dirty_fetch which, uintptr_t start,
                        uintptr_t end, wane__dirty_visit *visit, void *ctx,
                        size_t *pages) {
@@ -107,7 +127,7 @@ static bool uffd_fetch(enum wane__dirty_fetch which, uintptr_t start,
         .flags = UFFD_SCAN_CHECK_WPASYNC |
                  (which != WANE__DIRTY_LAST ? UFFD_SCAN_WP_MATCHING : 0),
         .start = start,
-        .end = end,
+        .end = uffd_part_end(start, end),
         .vec = (uintptr_t)uffd_regions,
         .vec_len = UFFD_REGIONS,
         .category_mask = UFFD_PAGE_WRITTEN,
@@ -134,5 +154,6 @@ const struct wane__dirty_ops wane__dirty_uffd = {
     .close = uffd_close,
     .begin = uffd_begin,
     .watch = uffd_watch,
+    .disarm = uffd_disarm,
     .fetch = uffd_fetch,
 };
