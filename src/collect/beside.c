@@ -283,9 +283,11 @@ void wane__beside_mark(struct wane__beside *beside,
   wane__pace_set_ending(true);
   while (pages != SIZE_MAX && pages > BESIDE_PAGES_FEW &&
          beside->rounds < rounds_max) {
+    size_t before = pages;
     pages = beside_round(beside, totals);
     beside->rounds++;
-    beside_set_slow(pages != SIZE_MAX);
+    /* slow only what does not come to an end by itself */
+    beside_set_slow(pages != SIZE_MAX && pages > before / 2);
   }
   beside->is_tracked = pages != SIZE_MAX;
   wane__mark_close();

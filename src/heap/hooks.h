@@ -8,6 +8,7 @@
 
 #include <stdbool.h>
 #include <stddef.h>
+#include <stdint.h>
 
 #include "context.h"
 
@@ -23,6 +24,9 @@ struct wane__hooks {
   void (*collect_triggered)(size_t more_bytes);
   /* Marking asks threads to allocate less for a moment. Not guarded. */
   void (*slow)(void);
+  /* Marking is under way, and most of this memory is about to be written by the
+     calling thread. Guarded. */
+  void (*will_write)(uintptr_t start, uintptr_t end);
   /* A full cycle with its sweep, to make room. Not guarded. */
   void (*collect_for_room)(void);
   /* Every Nth allocation in stress mode. Not guarded. */

@@ -82,6 +82,7 @@ const struct wane__hooks wane__hooks = {
     .attach = start_attach,
     .collect_triggered = wane__cycle_triggered,
     .slow = wane__beside_slow,
+    .will_write = wane__dirty_will_write,
     .collect_for_room = wane__cycle_for_room,
     .collect_for_stress = wane__cycle_for_stress,
     .sweep = wane__sweep_group,

@@ -85,28 +85,40 @@ const char *wane__dirty_backend(void) {
   return ops != NULL ? ops->name : dirty_none.name;
 }
 
-static void dirty_give_up(void) {
-  dirty_ops->close();
-  dirty_set(&dirty_none);
+/* Its files stay open: another thread may be using them. */
+static void dirty_give_up(void) { dirty_set(&dirty_none); }
+
+/* The next part of the arena that is the heap's, from block *at on; *is_outside
+   is the space of the block before it. False: there is none below count. */
+static bool dirty_next_part(size_t *at, bool *is_outside, size_t count,
+                            uintptr_t *start, uintptr_t *end) {
+  size_t i = *at;
+  bool found = false;
+  while (i < count && !found) {
+    size_t from = i;
+    do {
+      i++;
+    } while (i < count && !wane__blocks[i].is_wall);
+    *is_outside = *is_outside != wane__blocks[from].is_wall;
+    found = !*is_outside;
+    *start = wane__block_start(&wane__blocks[from]);
+    *end = wane__arena.start + (i << WANE__BLOCK_LOG2);
+  }
+  *at = i;
+  return found;
 }
 
 /* What the heap has grown by since. */
 static bool dirty_watch_new(void) {
   size_t count = wane__extent_block_count();
-  size_t i = dirty_watched;
-  while (i < count) {
-    size_t from = i;
-    do {
-      i++;
-    } while (i < count && !wane__blocks[i].is_wall);
-    dirty_is_outside = dirty_is_outside != wane__blocks[from].is_wall;
-    if (!dirty_is_outside &&
-        !dirty_ops->watch(wane__block_start(&wane__blocks[from]),
-                          wane__arena.start + (i << WANE__BLOCK_LOG2))) {
+  uintptr_t start;
+  uintptr_t end;
+  while (dirty_next_part(&dirty_watched, &dirty_is_outside, count, &start,
+                         &end)) {
+    if (!dirty_ops->watch(start, end)) {
       return false;
     }
   }
-  dirty_watched = count;
   return true;
 }
 
@@ -116,6 +128,7 @@ bool wane__dirty_begin(void) {
   }
   /* the program closed our files, perhaps */
   const struct wane__dirty_ops *ops = dirty_ops;
+  ops->close();
   dirty_give_up();
   bool is_passing = false;
   return dirty_try(ops, &is_passing) && ops->begin();
@@ -193,12 +206,23 @@ bool wane__dirty_fetch_range(enum wane__dirty_fetch which, uintptr_t start,
   return dirty_ops->fetch(which, start, end, visit, ctx, pages);
 }
 
+/* Groups may have been swept and given back by now, so it is all that has been
+   watched. */
 void wane__dirty_end(void) {
   uintptr_t start;
   uintptr_t end;
+  bool is_outside = false;
   for (size_t at = 1;
-       dirty_ops->disarm != NULL && dirty_next(&at, &start, &end);) {
+       dirty_ops->disarm != NULL &&
+       dirty_next_part(&at, &is_outside, dirty_watched, &start, &end);) {
     dirty_ops->disarm(start, end);
+  }
+}
+
+void wane__dirty_will_write(uintptr_t start, uintptr_t end) {
+  const struct wane__dirty_ops *ops = wane__load_relaxed(&dirty_ops);
+  if (ops != NULL && ops->disarm != NULL) {
+    ops->disarm(start, end);
   }
 }
 

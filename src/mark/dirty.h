@@ -62,6 +62,11 @@ bool wane__dirty_fetch_range(enum wane__dirty_fetch which, uintptr_t start,
    for nothing: it is let go, beside the program, if that is cheaper. */
 void wane__dirty_end(void);
 
+/* While marking: most of this memory is about to be written. Its pages count as
+   written from now on; for all of a group together that takes less than the
+   faults would. Any thread, guarded. */
+void wane__dirty_will_write(uintptr_t start, uintptr_t end);
+
 /* Whether what a fetch in a stop hands out is less if marking goes on. */
 bool wane__dirty_may_retry(void);
 
