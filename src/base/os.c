@@ -18,6 +18,7 @@
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/uio.h>
+#include <sys/utsname.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -439,6 +440,15 @@ static void os_cpu_quota_v1(const char *text, void *out) {
     unsigned n = (unsigned)((quota + 99999) / 100000);
     *cpus = n < *cpus ? n : *cpus;
   }
+}
+
+unsigned wane__os_kernel_version(void) {
+  struct utsname name;
+  unsigned major;
+  unsigned minor;
+  return uname(&name) == 0 && sscanf(name.release, "%u.%u", &major, &minor) == 2
+             ? 1000 * major + minor
+             : 0;
 }
 
 unsigned wane__os_cpu_count(void) {

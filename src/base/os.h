@@ -67,6 +67,9 @@ static inline uint64_t wane__os_ticks(void) {
 #endif
 }
 
+/* The kernel's version as 1000 * major + minor; 0: it does not say. */
+unsigned wane__os_kernel_version(void);
+
 /* CPUs the process may use: affinity mask and cgroup quota, at least 1. */
 unsigned wane__os_cpu_count(void);
 /* The memory limit of the cgroup in bytes, SIZE_MAX if there is none: what the

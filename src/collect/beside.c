@@ -148,12 +148,12 @@ static void range_finish(void *ctx, uintptr_t start, uintptr_t end,
   (void)is_copy;
   range_fetch(WANE__DIRTY_LAST, start, end, ctx);
   const struct beside_range *range = range_of(start, end);
-  if (range == NULL || range->is_lost) {
+  /* one that was removed and added again may not have been scanned to its end
+   */
+  if (range == NULL || range->is_lost || range->next != page_down(end)) {
     wane__mark_add_range(NULL, start, end, false);
     return;
   }
-  WANE_ASSERT(range->next == page_down(end),
-              "INV-beside-1: a tracked range was scanned after it was armed");
   wane__mark_add_range(NULL, start, page_up(start), false);
   wane__mark_add_range(NULL, page_down(end), end, false);
 }
@@ -194,6 +194,12 @@ static bool ranges_scan(void) {
 static void beside_again(void *unused, uintptr_t start, uintptr_t end) {
   (void)unused;
   wane__mark_again(start, end);
+  wane__finalizers_mark_again(start, end);
+}
+
+static void beside_first(void *unused, uintptr_t start, uintptr_t end) {
+  (void)unused;
+  wane__mark_again_now(start, end);
   wane__finalizers_mark_again(start, end);
 }
 
@@ -257,7 +263,7 @@ static bool beside_mark_all(struct wane__beside *beside,
   wane__phase(WANE__PHASE_BEFORE_ARMING);
   /* all that was not armed counts as written; what is marked of that was
      allocated since the flip, and is scanned here for the first time */
-  if (wane__dirty_fetch(WANE__DIRTY_FIRST, beside_again, NULL) == SIZE_MAX) {
+  if (wane__dirty_fetch(WANE__DIRTY_FIRST, beside_first, NULL) == SIZE_MAX) {
     return false;
   }
   wane__phase(WANE__PHASE_ARMED);

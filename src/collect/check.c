@@ -154,7 +154,7 @@ static void check_forget(void) {
 }
 
 static bool check_find(uintptr_t word, struct wane__found *out) {
-  word = wane__foreign_translate_stw(word);
+  word = wane__foreign_translate(word);
   return word - wane__arena.start < wane__arena.committed &&
          wane__block_resolve(word, wane__arena.start, wane__block_map, out) &&
          *out->mark != 0 && word - out->base < wane__found_limit(out);

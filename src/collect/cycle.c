@@ -366,6 +366,7 @@ static void cycle_mark_beside(struct wane__cycle_trace *trace) {
 static bool cycle_stop_and_mark(struct wane__cycle_trace *trace) {
   wane__phase(WANE__PHASE_BEFORE_CYCLE);
   trace->flipped = wane__is_marking();
+  trace->was_left = trace->flipped;
   trace->totals = cycle_left;
   if (trace->reason != WANE__CYCLE_SHUTDOWN && wane__dirty_is_available()) {
     if (!trace->flipped) {
@@ -413,7 +414,7 @@ static void cycle_put_off(void) {
 }
 
 static bool cycle_run_locked(enum wane__cycle_reason reason, bool sweep,
-                             uintptr_t stack_pointer) {
+                             uintptr_t stack_pointer, bool *was_left) {
   uint64_t start = wane__os_now_ns();
   uint64_t cpu_start = wane__os_thread_cpu_ns();
   struct wane__cycle_trace trace = {.reason = reason,
@@ -430,6 +431,7 @@ static bool cycle_run_locked(enum wane__cycle_reason reason, bool sweep,
   wane__sweep_finish_records(); /* the stop need not wait for long ones */
   trace.sweep_before_ns = wane__os_now_ns() - start;
   bool ran = trace.markers != 0 && cycle_stop_and_mark(&trace);
+  *was_left = trace.was_left;
   cycle_scrub();
   if (!ran) {
     cycle_put_off();
@@ -484,11 +486,16 @@ static WANE_NOINLINE bool cycle_run(enum wane__cycle_reason reason, bool sweep,
   uint64_t begun = wane__load(&cycle_begun);
   wane__cycle_enter();
   bool ok = true;
+  bool was_left;
   if (reason == WANE__CYCLE_SHUTDOWN ||
       (cycle_completed <= begun && cycle_is_due(reason, more_bytes))) {
     uint64_t number = wane__add(&cycle_begun, 1) + 1;
     wane__store_relaxed(&cycle_runs, true);
-    ok = cycle_run_locked(reason, sweep, stack_pointer);
+    ok = cycle_run_locked(reason, sweep, stack_pointer, &was_left);
+    if (ok && was_left && reason != WANE__CYCLE_HEAP) {
+      /* that one had begun before the call */
+      ok = cycle_run_locked(reason, sweep, stack_pointer, &was_left);
+    }
     wane__store_relaxed(&cycle_runs, false);
     cycle_completed = ok ? number : cycle_completed;
   } else if (sweep) {

@@ -13,6 +13,7 @@ struct wane__cycle_trace {
   enum wane__cycle_reason reason;
   uintptr_t stack_pointer; /* of the collecting thread's caller */
   bool flipped;            /* in a stop of its own */
+  bool was_left;           /* a cycle that could not be ended went on */
   bool ran;                /* the world could be stopped at the end */
   struct wane__mark_totals totals;
   struct wane__beside beside;

@@ -59,7 +59,7 @@ static bool verify_set_bit(uintptr_t base) {
 
 static void verify_word(uintptr_t word, uintptr_t parent, uintptr_t at) {
   struct wane__found found;
-  word = wane__foreign_translate_stw(word);
+  word = wane__foreign_translate(word);
   if (word - wane__arena.start >= wane__arena.committed ||
       !wane__block_resolve(word, wane__arena.start, wane__block_map, &found) ||
       *found.mark == 0 || word - found.base >= wane__found_limit(&found) ||
@@ -87,7 +87,7 @@ static uintptr_t verify_start(uintptr_t base, size_t bytes) {
 /* Whether a weak word's object is alive, as the first marking has it. */
 static bool verify_is_alive(uintptr_t word) {
   struct wane__found found;
-  word = wane__foreign_translate_stw(word);
+  word = wane__foreign_translate(word);
   return word - wane__arena.start >= wane__arena.committed ||
          !wane__block_resolve(word, wane__arena.start, wane__block_map,
                               &found) ||
@@ -98,7 +98,7 @@ static bool verify_is_alive(uintptr_t word) {
 /* Whether a dead word's slot has the ephemeron on its chain. */
 static bool verify_is_on_chain(uintptr_t object, uintptr_t word) {
   struct wane__found found;
-  word = wane__foreign_translate_stw(word);
+  word = wane__foreign_translate(word);
   if (word - wane__arena.start >= wane__arena.committed ||
       !wane__block_resolve(word, wane__arena.start, wane__block_map, &found)) {
     return false;

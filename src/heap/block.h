@@ -46,6 +46,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "../base/atomic.h"
 #include "../base/attr.h"
 #include "../base/check.h"
 #include "size_class.h"
@@ -213,7 +214,8 @@ WANE_INLINE bool wane__block_resolve(uintptr_t addr, uintptr_t arena_start,
                                      struct wane__found *out) {
   const struct wane__block_map *entry =
       &map[(addr - arena_start) >> WANE__BLOCK_LOG2];
-  uint64_t head = entry->head;
+  /* pairs with the release in block_map_set: the marks are not older */
+  uint64_t head = wane__load_acquire(&entry->head);
   if (head == 0) {
     return false;
   }

@@ -94,7 +94,7 @@ static void sorted_fill_locked(void) {
 }
 
 /* The last range that does not begin behind the word has it, or none has. */
-static uintptr_t sorted_search_stw(uintptr_t word) {
+static uintptr_t sorted_search_locked(uintptr_t word) {
   const uintptr_t *at = sorted.starts;
   size_t left = sorted.count;
   while (left > 1) { /* without a branch that could be guessed wrong */
@@ -109,7 +109,7 @@ static uintptr_t sorted_search_stw(uintptr_t word) {
   return word < range->end ? range->stand_in : 0;
 }
 
-static bool filter_holds_stw(uintptr_t word) {
+static bool filter_holds_locked(uintptr_t word) {
   uintptr_t i = word >> FILTER_SHIFT;
   return (foreign_filter[i % FILTER_BITS / 64] >> i % 64 & 1) != 0;
 }
@@ -280,10 +280,14 @@ static uintptr_t foreign_search(uintptr_t word) {
   return at != NULL ? at->stand_in : 0;
 }
 
-uintptr_t wane__foreign_search_stw(uintptr_t word) {
-  return !filter_holds_stw(word) ? 0
-         : sorted.is_current     ? sorted_search_stw(word)
-                                 : foreign_search(word);
+/* With the lock, as the program may be adopting while it marks. */
+uintptr_t wane__foreign_search_marking(uintptr_t word) {
+  wane__spin_acquire(&foreign_lock);
+  uintptr_t found = !filter_holds_locked(word) ? 0
+                    : sorted.is_current        ? sorted_search_locked(word)
+                                               : foreign_search(word);
+  wane__spin_release(&foreign_lock);
+  return found;
 }
 
 uintptr_t wane__foreign_search(uintptr_t word) {

@@ -50,7 +50,7 @@ void wane__foreign_prepare(void);
 
 /* The stand-in of the range that a word is in, or 0. */
 uintptr_t wane__foreign_search(uintptr_t word);
-uintptr_t wane__foreign_search_stw(uintptr_t word);
+uintptr_t wane__foreign_search_marking(uintptr_t word);
 
 WANE_INLINE_SCAN bool wane__foreign_may_hold(uintptr_t word) {
   uintptr_t start = ~wane__load_acquire(&wane__foreign_bounds.not_start);
@@ -70,11 +70,11 @@ static inline uintptr_t wane__foreign_stand_in(uintptr_t word) {
 
 /* What a word leads to, as an address of the arena if there is one: a word into
    a range leads to its stand-in. STW. */
-static inline uintptr_t wane__foreign_translate_stw(uintptr_t word) {
+static inline uintptr_t wane__foreign_translate(uintptr_t word) {
   uintptr_t stand_in = 0;
   if (word - wane__arena.start >= wane__arena.committed &&
       wane__foreign_may_hold(word)) {
-    stand_in = wane__foreign_search_stw(word);
+    stand_in = wane__foreign_search_marking(word);
   }
   return stand_in != 0 ? stand_in : word;
 }

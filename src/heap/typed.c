@@ -69,7 +69,8 @@ void *wane__typed_alloc(const struct wane_type *type, size_t count) {
   if (object != NULL) {
     size_t slot = wane__classes[wane__class_of(bytes)].slot_bytes;
     const struct wane_type **last = (const struct wane_type **)(object + slot);
-    last[-1] = type;
+    /* a marker that sees it sees what it says */
+    wane__store_release(&last[-1], type);
   }
   return object;
 }

@@ -54,6 +54,10 @@ struct uffd_scan {
 #define UFFD_SCAN_WP_MATCHING 1u
 #define UFFD_SCAN_CHECK_WPASYNC 2u
 #define UFFD_PAGE_WRITTEN 2u
+#define UFFD_PAGE_PRESENT 8u
+/* Before, a short cut of PAGEMAP_SCAN for those who ask for written pages alone
+   took pages that were being moved for armed ones. */
+#define UFFD_KERNEL_SURE 6009u
 #define UFFD_FEATURE_WP_UNPOPULATED ((uint64_t)1 << 13)
 #define UFFD_FEATURE_WP_ASYNC ((uint64_t)1 << 15)
 #define UFFD_OPEN_USER_MODE_ONLY 1
@@ -68,6 +72,8 @@ static struct wane__os_file uffd_pagemap = {.fd = -1};
 /* What a scan returns; full of addresses, so in memory that is no root. */
 static struct uffd_region *uffd_regions;
 
+static uint64_t uffd_return_mask = UFFD_PAGE_WRITTEN; /* cycle lock */
+
 static uintptr_t uffd_part_end(uintptr_t start, uintptr_t end) {
   return end - start < UFFD_PART_BYTES ? end : start + UFFD_PART_BYTES;
 }
@@ -81,6 +87,9 @@ static bool uffd_open(void) {
   struct uffdio_api api = {.api = UFFD_API,
                            .features = UFFD_FEATURE_WP_ASYNC |
                                        UFFD_FEATURE_WP_UNPOPULATED};
+  if (wane__os_kernel_version() < UFFD_KERNEL_SURE) {
+    uffd_return_mask |= UFFD_PAGE_PRESENT;
+  }
   if (uffd_regions == NULL) {
     uffd_regions = wane__meta_alloc(UFFD_REGIONS * sizeof *uffd_regions);
   }
@@ -131,7 +140,7 @@ static bool uffd_fetch(enum wane__dirty_fetch which, uintptr_t start,
         .vec = (uintptr_t)uffd_regions,
         .vec_len = UFFD_REGIONS,
         .category_mask = UFFD_PAGE_WRITTEN,
-        .return_mask = UFFD_PAGE_WRITTEN};
+        .return_mask = uffd_return_mask};
     int n = wane__os_fault(ENOMEM)
                 ? -1
                 : ioctl(uffd_pagemap.fd, UFFD_PAGEMAP_SCAN, &scan);

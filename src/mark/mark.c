@@ -158,7 +158,7 @@ static WANE_NOINLINE WANE_SCANS_MEMORY uintptr_t *
 mark_push_foreign(uintptr_t *top, uintptr_t start, uintptr_t end) {
   for (uintptr_t at = start; at < end; at += sizeof(uintptr_t)) {
     uintptr_t word = *(const uintptr_t *)at;
-    uintptr_t to = wane__foreign_translate_stw(word);
+    uintptr_t to = wane__foreign_translate(word);
     if (to != word) {
       *top++ = to;
     }
@@ -232,7 +232,7 @@ static WANE_SCANS_MEMORY void marker_scan_typed(struct marker *m,
       if (word - view->start < view->bytes) {
         *m->top++ = word;
       } else if (WANE_UNLIKELY(view->has_foreign)) {
-        m->top = mark_push(m->top, view, wane__foreign_translate_stw(word));
+        m->top = mark_push(m->top, view, wane__foreign_translate(word));
       }
     }
   }
@@ -248,7 +248,7 @@ static bool mark_is_beyond(uintptr_t word, const struct wane__found *found) {
    point into none, which never die. */
 static bool mark_is_unmarked(const struct mark_view *view, uintptr_t word,
                              struct wane__found *out) {
-  word = wane__foreign_translate_stw(word);
+  word = wane__foreign_translate(word);
   return word - view->start < view->bytes &&
          wane__block_resolve(word, view->start, view->map, out) &&
          !mark_is_beyond(word, out) && wane__load_relaxed(out->mark) != 0 &&
@@ -256,7 +256,7 @@ static bool mark_is_unmarked(const struct mark_view *view, uintptr_t word,
 }
 
 static bool mark_is_of_object(const struct mark_view *view, uintptr_t word) {
-  return wane__foreign_translate_stw(word) - view->start < view->bytes;
+  return wane__foreign_translate(word) - view->start < view->bytes;
 }
 
 /* Marks what an ephemeron holds, or makes it wait. Returns the slot whose chain
@@ -289,13 +289,13 @@ static bool marker_scan_pair(struct marker *m, const struct mark_view *view,
     if (wait == WANE__WAIT_STALE) {
       /* it waits for what was a weak word before: what it has now lives for
          this cycle, and the sweep leaves it alone */
-      m->top = mark_push(m->top, view, wane__foreign_translate_stw(weak));
-      m->top = mark_push(m->top, view, wane__foreign_translate_stw(held));
+      m->top = mark_push(m->top, view, wane__foreign_translate(weak));
+      m->top = mark_push(m->top, view, wane__foreign_translate(held));
     }
     return wait == WANE__WAIT_MARKED;
   }
   if (!type->is_both_weak) {
-    m->top = mark_push(m->top, view, wane__foreign_translate_stw(held));
+    m->top = mark_push(m->top, view, wane__foreign_translate(held));
   }
   if (WANE_UNLIKELY(wane__ephemerons_end) && type->ends_at_shutdown &&
       (mark_is_of_object(view, weak) ||
@@ -884,7 +884,7 @@ static WANE_SCANS_MEMORY void rescan_object(struct marker *m,
   for (uintptr_t at = object->base; at < end; at += 8) {
     uintptr_t word = *(const uintptr_t *)at;
     struct wane__found child;
-    word = wane__foreign_translate_stw(word);
+    word = wane__foreign_translate(word);
     if (word - view->start >= view->bytes ||
         !wane__block_resolve(word, view->start, view->map, &child) ||
         mark_is_beyond(word, &child) || *child.mark == 0 ||
@@ -902,7 +902,7 @@ static void rescan_heap(struct marker *m) {
   struct mark_view view = mark_view_now();
   size_t blocks = view.bytes >> WANE__BLOCK_LOG2;
   for (size_t i = 0; i < blocks; i++) {
-    uint64_t head = view.map[i].head;
+    uint64_t head = wane__load_acquire(&view.map[i].head);
     if (head == 0 ||
         wane__head_start(head) != wane__block_start(&wane__blocks[i]) ||
         wane__head_kind(head) == WANE__KIND_LEAF) {
@@ -1084,7 +1084,7 @@ void wane__mark_add_range(void *unused, uintptr_t start, uintptr_t end,
 static void mark_add_field(uintptr_t word, const struct wane__found *object) {
   struct marker *first = markers[0]; /* marked in the round */
   struct mark_view view = mark_view_now();
-  word = wane__foreign_translate_stw(word);
+  word = wane__foreign_translate(word);
   if (word - view.start >= view.bytes ||
       word - object->base < wane__found_bytes(object)) {
     return;
@@ -1151,12 +1151,16 @@ void wane__mark_again(uintptr_t start, uintptr_t end) {
   }
   if (!wane__range_push((struct wane__mark_range){
           .start = start, .end = end, .is_written = true})) {
-    struct mark_view view = mark_view_now();
-    if (!marker_has_room(markers[0], STACK_WORDS_MIN / 2)) {
-      marker_drain(markers[0]);
-    }
-    marker_scan_written(markers[0], &view, start, end);
+    wane__mark_again_now(start, end);
   }
+}
+
+void wane__mark_again_now(uintptr_t start, uintptr_t end) {
+  struct mark_view view = mark_view_now();
+  if (!marker_has_room(markers[0], STACK_WORDS_MIN / 2)) {
+    marker_drain(markers[0]);
+  }
+  marker_scan_written(markers[0], &view, start, end);
 }
 
 void wane__mark_all_again(void) { markers[0]->overflowed = true; }

@@ -87,6 +87,9 @@ extern uint32_t wane__mark_rest;
 /* Has what is marked of memory that was written scanned once more: of the heap,
    or a root outside it, which is scanned before the call returns. As above. */
 void wane__mark_again(uintptr_t start, uintptr_t end);
+/* The same at once. For the first memory of a cycle, of which only what has
+   been allocated since the flip is marked: before anything else is. */
+void wane__mark_again_now(uintptr_t start, uintptr_t end);
 /* And all memory: it is not known what was written. */
 void wane__mark_all_again(void);
 

@@ -120,6 +120,9 @@ static void pin_remove(struct root_pin *pin) {
     bool stays = ((i - home) & mask) < ((i - hole) & mask);
     if (!stays) {
       root_pins[hole] = root_pins[i];
+      if (wane__is_marking()) { /* to where the walk may have been already */
+        wane__grey_add(WANE__GREY_OBJECT, root_pins[i].base);
+      }
       hole = i;
     }
   }

@@ -398,6 +398,11 @@ static void finalizer_clear(const struct wane__found *object,
     cleanup_removed_locked(stripe, WANE__SORT_FINALIZER, *place, &chain);
     *place = 0;
     group->specials->finalizable->count--;
+    if (wane__is_marking()) {
+      /* its fields were marked, and an ephemeron may wait, which it may do only
+         if it lives (INV-ephemeron-2): from now on it is like any other */
+      wane__grey_add(WANE__GREY_OBJECT, wane__found_slot(object));
+    }
   }
   wane__spin_release(&stripe->lock);
   wane__pool_give(&wane__pools[WANE__SORT_FINALIZER], &chain);

@@ -32,7 +32,7 @@ static void compare_all(bool is_prepared) {
     assert_int_equal(wane__foreign_stand_in(page_address(page)), owner[page]);
     assert_int_equal(wane__foreign_stand_in(page_address(page) + PAGE - 1),
                      owner[page]);
-    assert_int_equal(wane__foreign_search_stw(page_address(page) + 8),
+    assert_int_equal(wane__foreign_search_marking(page_address(page) + 8),
                      owner[page]);
   }
   assert_int_equal(wane__foreign_stand_in(LOW - 1), 0);
@@ -103,7 +103,7 @@ static void many_ranges_in_order_are_no_list(void **state) {
     if (i == 100) {
       wane__foreign_prepare();
     }
-    assert_int_equal(wane__foreign_search_stw(start + 17), i + 1);
+    assert_int_equal(wane__foreign_search_marking(start + 17), i + 1);
     assert_int_equal(wane__foreign_stand_in(start + PAGE), 0);
   }
   for (uintptr_t i = count; i-- > 0;) {
