@@ -12,12 +12,14 @@
 #include "../heap/heap.h"
 #include "../heap/hooks.h"
 #include "../heap/outside.h"
+#include "../mark/dirty.h"
 #include "../mark/mark.h"
 
 #define PACE_PERCENT_DEFAULT 100
 #define PACE_MINIMUM (4ull << 20)
 #define PACE_ROOM_MIN (1ull << 20)
 #define PACE_EXTRA_MAX (64ull << 20)
+#define PACE_EXTRA_BESIDE (16ull << 20)
 /* Parts of a growth, and of a goal. */
 #define PACE_EARLY_LEAST 20
 #define PACE_ROOM_LEAST 16
@@ -63,8 +65,9 @@ struct wane__pace_output wane__pace(const struct wane__pace_input *in) {
     uint64_t percent = in->percent == 0 ? 1 : (uint64_t)in->percent;
     out.growth_bytes = base / 100 * percent + base % 100 * percent / 100;
     if (!in->is_percent_set) {
-      uint64_t extra = out.growth_bytes / 4;
-      out.growth_bytes += extra < PACE_EXTRA_MAX ? extra : PACE_EXTRA_MAX;
+      uint64_t extra = pace_min(out.growth_bytes / 4, PACE_EXTRA_MAX);
+      uint64_t beside = pace_min(out.growth_bytes, PACE_EXTRA_BESIDE);
+      out.growth_bytes += in->is_beside ? pace_max(extra, beside) : extra;
     }
   }
   if (out.growth_bytes != UINT64_MAX) {
@@ -263,6 +266,7 @@ void wane__pace_set_trigger(void) {
           wane__load_relaxed(&pace_adopted_bytes) +
           (totals.used_bytes > known ? (totals.used_bytes - known) / 4 : 0),
       .is_percent_set = wane__load_relaxed(&pace_percent_set),
+      .is_beside = wane__dirty_is_used(),
       .percent = wane__pace_percent(),
       .limit_bytes = wane__pace_limit(),
       .is_pressed = wane__load_relaxed(&pace_is_pressed),

@@ -14,6 +14,9 @@
  *   allocation a collection. (The CPU share of limit-driven cycles is bounded
  *   in cycle.c besides.)
  *
+ *   where cycles mark beside the program growth at least doubles up to 16 MiB: a
+ *   cycle costs a small heap more there than marking it does
+ *
  * The extra growth is for programs that do not care: a small heap is cheap in
  * bytes and dear in cycles, since what a cycle costs is in proportion to the
  * live heap and what it brings is the growth. Best is a growth that rises with
@@ -40,6 +43,7 @@ struct wane__pace_input {
   unsigned threads;        /* that can allocate at once */
   uint64_t overhead_bytes; /* of the limit, taken by other than live objects */
   bool is_percent_set;     /* by the program or an option */
+  bool is_beside;          /* cycles mark beside the program */
   int percent;             /* negative: no cycles but limit-driven ones */
   uint64_t limit_bytes;    /* UINT64_MAX: none */
   bool is_pressed;         /* the system is short of memory */
