@@ -21,6 +21,8 @@
    not look at so many more, but is made again, a few times. */
 #define BESIDE_PAGES_FEW 48u
 #define BESIDE_PAGES_MANY 256u
+/* And marks so many. */
+#define BESIDE_OBJECTS_FEW 2000u
 #define BESIDE_RETRIES_MAX 4u
 /* Root ranges from this size on are tracked; scanning as much in a stop takes
    ten microseconds, asking the tracker about it one. */
@@ -279,23 +281,42 @@ static bool beside_mark_all(struct wane__beside *beside,
   return true;
 }
 
+/* What a round found to do. */
+struct beside_work {
+  size_t pages; /* SIZE_MAX: it is not known which were written */
+  uint64_t objects;
+};
+
+static bool work_is_little(const struct beside_work *work) {
+  return work->pages <= BESIDE_PAGES_FEW && work->objects <= BESIDE_OBJECTS_FEW;
+}
+
+/* Rounds are not coming to an end by themselves. */
+static bool work_is_as_much(const struct beside_work *work,
+                            const struct beside_work *before) {
+  return !work_is_little(work) && (work->pages > before->pages / 2 ||
+                                   work->objects > before->objects / 2);
+}
+
 void wane__beside_mark(struct wane__beside *beside,
                        struct wane__mark_totals *totals) {
-  size_t pages = SIZE_MAX - 1;
+  struct beside_work work = {SIZE_MAX - 1, UINT64_MAX};
   if (beside->retries == 0 && !beside_mark_all(beside, totals)) {
-    pages = SIZE_MAX;
+    work.pages = SIZE_MAX;
   }
   unsigned rounds_max = beside->rounds + BESIDE_ROUNDS_MAX;
   wane__pace_set_ending(true);
-  while (pages != SIZE_MAX && pages > BESIDE_PAGES_FEW &&
+  while (work.pages != SIZE_MAX && !work_is_little(&work) &&
          beside->rounds < rounds_max) {
-    size_t before = pages;
-    pages = beside_round(beside, totals);
+    struct beside_work before = work;
+    uint64_t objects = totals->objects;
+    beside->look(beside->ctx);
+    work.pages = beside_round(beside, totals);
+    work.objects = totals->objects - objects;
     beside->rounds++;
-    /* slow only what does not come to an end by itself */
-    beside_set_slow(pages != SIZE_MAX && pages > before / 2);
+    beside_set_slow(work.pages != SIZE_MAX && work_is_as_much(&work, &before));
   }
-  beside->is_tracked = pages != SIZE_MAX;
+  beside->is_tracked = work.pages != SIZE_MAX;
   wane__mark_close();
 }
 

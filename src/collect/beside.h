@@ -44,13 +44,15 @@
 #include "../mark/mark.h"
 
 struct wane__beside {
+  void (*look)(void *ctx); /* stops, calls wane__beside_begin_stw, goes on */
+  void *ctx;
   unsigned markers;  /* that mark; more may be invited */
   unsigned rounds;   /* of looking at what was written */
   unsigned retries;  /* of the last stop */
   bool is_tracked;   /* what was written since is known */
 };
 
-/* In the first stop, after the flip. */
+/* In the first stop, after the flip, and in those between the rounds. */
 void wane__beside_begin_stw(void);
 /* Between the stops. */
 void wane__beside_mark(struct wane__beside *beside,

@@ -191,8 +191,16 @@ static void cycle_flip(struct wane__cycle_trace *trace) {
   wane__arena.colour = (uint8_t)(3 - wane__arena.colour);
   wane__arena.dead = 0;
   wane__outside_flip_stw();
+}
+
+static void cycle_mark_slot(uintptr_t slot) {
+  wane__mark_add_range(NULL, (uintptr_t)&slot, (uintptr_t)(&slot + 1), true);
+}
+
+/* What threads have of runs is not dead: they will hand it out. STW. */
+static void cycle_colour_runs(void) {
   for (struct wane__thread *t = wane__threads; t != NULL; t = t->next) {
-    wane__context_colour_stw(&t->context);
+    wane__context_colour_stw(&t->context, cycle_mark_slot);
   }
 }
 
@@ -200,6 +208,7 @@ static void cycle_flip(struct wane__cycle_trace *trace) {
    be swept. STW. */
 static void cycle_marked(void) {
   wane__arena.dead = (uint8_t)(3 - wane__arena.colour);
+  wane__arena.fresh = wane__arena.colour;
   wane__arena.epoch++;
   wane__class_flip_stw();
   wane__group_flip_stw();
@@ -248,6 +257,21 @@ static void cycle_stopped_begin(void *arg) {
   trace->begin_ns = cycle_resume(begin);
 }
 
+static void cycle_stop(struct wane__cycle_trace *trace,
+                       void (*stopped)(void *trace));
+
+/* A stop between the two, for what threads hold by now. */
+static void cycle_stopped_look(void *arg) {
+  struct wane__cycle_trace *trace = arg;
+  uint64_t begin = wane__os_now_ns();
+  if (cycle_stop_world(trace)) {
+    wane__beside_begin_stw();
+    cycle_resume(begin);
+  }
+}
+
+static void cycle_look(void *trace) { cycle_stop(trace, cycle_stopped_look); }
+
 /* Hands all that is still to be marked to the markers. STW. Returns how many of
    them it is worth; 0: marking goes on beside the program. */
 static unsigned cycle_add_roots(struct wane__cycle_trace *trace) {
@@ -268,11 +292,11 @@ static unsigned cycle_add_roots(struct wane__cycle_trace *trace) {
 }
 
 static void cycle_note_beside(const struct wane__cycle_trace *trace,
-                              uint64_t black_bytes) {
+                              uint64_t allocated_bytes) {
   static uint64_t last_end_ns; /* cycle lock */
   uint64_t now = wane__os_now_ns();
   struct wane__pace_last last = {
-      .beside_bytes = black_bytes,
+      .beside_bytes = allocated_bytes,
       .beside_ns = now - trace->flip_ns,
       .before_bytes = trace->since_bytes,
       .before_ns = last_end_ns != 0 ? trace->flip_ns - last_end_ns : 0};
@@ -282,18 +306,17 @@ static void cycle_note_beside(const struct wane__cycle_trace *trace,
 
 static void cycle_set_pace(struct wane__cycle_trace *trace) {
   const struct wane__mark_totals *totals = &trace->totals;
-  uint64_t black = cycle_take_allocated_stw();
+  uint64_t allocated = cycle_take_allocated_stw();
   /* entries of tables whose keys died are garbage, if only for the next cycle:
      were they to count as live, a table would let the heap grow by them, and
      grow with it */
-  trace->live_bytes = totals->bytes - totals->outside.bytes + black;
-  uint64_t live = trace->live_bytes - totals->waiting_bytes;
-  wane__store_relaxed(&wane__heap_meter.live_bytes, live);
-  wane__store_relaxed(&wane__heap_meter.marked_bytes, live - black);
+  trace->live_bytes = totals->bytes - totals->outside.bytes;
+  wane__store_relaxed(&wane__heap_meter.live_bytes,
+                      trace->live_bytes - totals->waiting_bytes);
   wane__pace_note_outside_stw(totals->outside.files,
                               totals->outside.adopted_bytes);
   if (trace->flipped && trace->flip_ns != 0) {
-    cycle_note_beside(trace, black);
+    cycle_note_beside(trace, allocated);
   }
   wane__pace_set_trigger();
 }
@@ -313,6 +336,7 @@ static void cycle_stopped(void *arg) {
     return;
   }
   wane__beside_end_slow();
+  cycle_colour_runs();
   trace->ran = true;
   wane__mark_all(markers, NULL, &trace->totals);
   if (!trace->beside.is_tracked && wane__finalizers_mark()) {
@@ -351,6 +375,8 @@ static void cycle_mark_beside(struct wane__cycle_trace *trace) {
   unsigned retries;
   wane__phase(WANE__PHASE_FLIPPED);
   trace->beside.markers = cycle_markers_beside(trace);
+  trace->beside.look = cycle_look;
+  trace->beside.ctx = trace;
   do {
     uint64_t start = wane__os_now_ns();
     retries = trace->beside.retries;

@@ -12,14 +12,12 @@
 #include "../heap/heap.h"
 #include "../heap/hooks.h"
 #include "../heap/outside.h"
-#include "../mark/dirty.h"
 #include "../mark/mark.h"
 
 #define PACE_PERCENT_DEFAULT 100
 #define PACE_MINIMUM (4ull << 20)
 #define PACE_ROOM_MIN (1ull << 20)
 #define PACE_EXTRA_MAX (64ull << 20)
-#define PACE_EXTRA_BESIDE (16ull << 20)
 /* Parts of a growth, and of a goal. */
 #define PACE_EARLY_LEAST 20
 #define PACE_ROOM_LEAST 16
@@ -61,18 +59,13 @@ struct wane__pace_output wane__pace(const struct wane__pace_input *in) {
   struct wane__pace_output out = {.growth_bytes = UINT64_MAX};
   if (in->percent >= 0) {
     uint64_t minimum = PACE_MINIMUM * (in->threads > 1 ? in->threads : 1);
-    uint64_t base = pace_max(in->marked_bytes, minimum);
+    uint64_t base = pace_max(in->live_bytes, minimum);
     uint64_t percent = in->percent == 0 ? 1 : (uint64_t)in->percent;
     out.growth_bytes = base / 100 * percent + base % 100 * percent / 100;
     if (!in->is_percent_set) {
       uint64_t extra = pace_min(out.growth_bytes / 4, PACE_EXTRA_MAX);
-      uint64_t beside = pace_min(out.growth_bytes, PACE_EXTRA_BESIDE);
-      out.growth_bytes += in->is_beside ? pace_max(extra, beside) : extra;
+      out.growth_bytes += extra;
     }
-  }
-  if (out.growth_bytes != UINT64_MAX) {
-    uint64_t black = in->live_bytes - in->marked_bytes;
-    out.growth_bytes -= pace_min(black / 4 * 3, out.growth_bytes / 2);
   }
   if (in->is_pressed && out.growth_bytes != UINT64_MAX) {
     out.growth_bytes /= 2;
@@ -259,14 +252,12 @@ void wane__pace_set_trigger(void) {
   uint64_t known = live + since;
   struct wane__pace_input in = {
       .live_bytes = live,
-      .marked_bytes = wane__load_relaxed(&wane__heap_meter.marked_bytes),
       .threads = wane__load_relaxed(&pace_threads),
       /* adopted pages; holes in groups that are partly live, while they are */
       .overhead_bytes =
           wane__load_relaxed(&pace_adopted_bytes) +
           (totals.used_bytes > known ? (totals.used_bytes - known) / 4 : 0),
       .is_percent_set = wane__load_relaxed(&pace_percent_set),
-      .is_beside = wane__dirty_is_used(),
       .percent = wane__pace_percent(),
       .limit_bytes = wane__pace_limit(),
       .is_pressed = wane__load_relaxed(&pace_is_pressed),
@@ -294,7 +285,7 @@ void wane__pace_begin_marking_stw(uint64_t used_bytes) {
   pace_marking = (struct wane__pace_marking){
       .used_bytes = used_bytes,
       .goal_bytes = goal,
-      .expected_bytes = wane__load_relaxed(&wane__heap_meter.marked_bytes)};
+      .expected_bytes = live};
   wane__store_relaxed(&wane__heap_meter.ask_bytes,
                       wane__pace_allowance(&pace_marking));
 }

@@ -2,20 +2,16 @@
  * Pacing: how much may be allocated until the next cycle, as a pure function
  * of numbers, all in bytes.
  *
- *   growth = max(marked, minimum) * percent / 100,
+ *   growth = max(live, minimum) * percent / 100,
  *   minimum = 4 MiB for each thread that allocates, up to the number of CPUs:
  *   they reach it together, and each cycle stops them all
  *   as long as no percentage was set: growth += min(growth / 4, 64 MiB)
- *   growth -= 3/4 of what was allocated while marking, at most its half: most
- *   of that is dead by now, and counts as live only because nobody looked
  *   while the system is short of memory (PSI): half of that
  *   with a memory limit: at most limit - live - overhead, but at least
  *   live / 16 or 1 MiB, so that a live heap near the limit does not make every
  *   allocation a collection. (The CPU share of limit-driven cycles is bounded
  *   in cycle.c besides.)
  *
- *   where cycles mark beside the program growth at least doubles up to 16 MiB: a
- *   cycle costs a small heap more there than marking it does
  *
  * The extra growth is for programs that do not care: a small heap is cheap in
  * bytes and dear in cycles, since what a cycle costs is in proportion to the
@@ -28,7 +24,7 @@
  * a cycle begins earlier (wane__pace_trigger), and what may be allocated while
  * it marks depends on how far it has come (wane__pace_allowance): a thread that
  * is ahead of that waits, for fractions of a millisecond, and one marker more
- * works in its place. What was allocated while marking counts as live.
+ * works in its place.
  */
 #ifndef WANE_COLLECT_PACE_H
 #define WANE_COLLECT_PACE_H
@@ -39,11 +35,9 @@
 
 struct wane__pace_input {
   uint64_t live_bytes;
-  uint64_t marked_bytes;   /* of these, found by marking */
   unsigned threads;        /* that can allocate at once */
   uint64_t overhead_bytes; /* of the limit, taken by other than live objects */
   bool is_percent_set;     /* by the program or an option */
-  bool is_beside;          /* cycles mark beside the program */
   int percent;             /* negative: no cycles but limit-driven ones */
   uint64_t limit_bytes;    /* UINT64_MAX: none */
   bool is_pressed;         /* the system is short of memory */

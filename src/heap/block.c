@@ -27,7 +27,7 @@
 #define ARENA_META_FIXED ((size_t)512 << 20)
 #define ARENA_META_FIXED_SMALL ((size_t)16 << 20)
 
-struct wane__arena wane__arena = {.colour = 1, .dead = 2, .epoch = 1};
+struct wane__arena wane__arena = {.colour = 1, .fresh = 1, .dead = 2, .epoch = 1};
 struct wane__block_map *wane__block_map;
 struct wane__block *wane__blocks;
 
@@ -216,7 +216,7 @@ void wane__block_assign_large(struct wane__block *block, enum wane__kind kind,
   block->kind = (uint8_t)kind;
   block->class = WANE__CLASS_LARGE;
   block->epoch = wane__arena.epoch;
-  block->mark = wane__arena.colour;
+  block->mark = wane__arena.fresh;
   block->mark_end = 0;
   block->large_bytes = bytes;
   block->large_type = type;
@@ -231,7 +231,7 @@ void wane__block_assign_outside(struct wane__block *block,
   block->class = WANE__CLASS_LARGE;
   block->outside = (uint8_t)sort;
   block->epoch = wane__arena.epoch;
-  block->mark = wane__arena.colour;
+  block->mark = wane__arena.fresh;
   block->mark_end = 0;
   block->large_bytes = bytes;
   block->stands_for = stands_for;

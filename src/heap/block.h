@@ -119,6 +119,8 @@ struct wane__arena {
   uintptr_t committed; /* bytes in use from start. lock: pages; atomic */
   uintptr_t reserved;  /* bytes. const after init */
   uint8_t colour;      /* 1 or 2. STW only */
+  uint8_t fresh;       /* the colour of new objects: while marking, that of what
+                          is not marked yet. STW only */
   uint8_t dead;        /* the colour of what was found dead; 0 while marking,
                           when the other colour is not marked yet. STW only */
   uint32_t epoch;      /* number of the cycle. STW only */

@@ -91,7 +91,7 @@ static bool cache_next_run(struct wane__context *self,
   }
   /* only then: a marker may look at what has the colour */
   wane__fence_release();
-  memset(marks + idx, wane__arena.colour, length);
+  memset(marks + idx, wane__arena.fresh, length);
   /* what comes next is most likely free too: it is on its way while the
      program fills this run */
   for (size_t ahead = 0; ahead < RUN_BYTES; ahead += WANE_CACHE_LINE) {
@@ -206,11 +206,19 @@ void wane__context_flush(struct wane__context *context) {
   }
 }
 
-static void cache_colour(struct wane__cache *cache) {
+static void cache_colour(struct wane__cache *cache,
+                         void (*marked)(uintptr_t slot)) {
   size_t rest = cache->end - wane__load_relaxed(&cache->cur);
-  if (rest != 0) {
-    struct wane__found found = wane__block_slot_of(cache->cur);
-    memset(found.mark, wane__arena.colour, rest / cache->slot_bytes);
+  if (rest == 0) {
+    return;
+  }
+  struct wane__found found = wane__block_slot_of(cache->cur);
+  for (size_t i = 0; i < rest / cache->slot_bytes; i++) {
+    if (found.mark[i] == 1 || found.mark[i] == 2) {
+      found.mark[i] = wane__arena.colour;
+    } else { /* something waits for whoever marks it */
+      marked(cache->cur + i * cache->slot_bytes);
+    }
   }
 }
 
@@ -222,21 +230,23 @@ static void cache_let_go(struct wane__cache *cache) {
   }
 }
 
-static void context_each_cache(struct wane__context *context,
-                               void (*visit)(struct wane__cache *cache)) {
+void wane__context_colour_stw(struct wane__context *context,
+                              void (*marked)(uintptr_t slot)) {
   for (unsigned k = 0; k < WANE__KIND_COUNT; k++) {
     for (unsigned c = 0; c < WANE__CLASS_COUNT; c++) {
       if (context->caches[k][c].end != 0) {
-        visit(&context->caches[k][c]);
+        cache_colour(&context->caches[k][c], marked);
       }
     }
   }
 }
 
-void wane__context_colour_stw(struct wane__context *context) {
-  context_each_cache(context, cache_colour);
-}
-
 void wane__context_let_go_stw(struct wane__context *context) {
-  context_each_cache(context, cache_let_go);
+  for (unsigned k = 0; k < WANE__KIND_COUNT; k++) {
+    for (unsigned c = 0; c < WANE__CLASS_COUNT; c++) {
+      if (context->caches[k][c].end != 0) {
+        cache_let_go(&context->caches[k][c]);
+      }
+    }
+  }
 }

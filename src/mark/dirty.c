@@ -80,11 +80,6 @@ bool wane__dirty_is_available(void) {
   return dirty_ops != NULL && dirty_ops != &dirty_none;
 }
 
-bool wane__dirty_is_used(void) {
-  const struct wane__dirty_ops *ops = wane__load_relaxed(&dirty_ops);
-  return ops != NULL && ops != &dirty_none;
-}
-
 const char *wane__dirty_backend(void) {
   const struct wane__dirty_ops *ops = wane__load_relaxed(&dirty_ops);
   return ops != NULL ? ops->name : dirty_none.name;

@@ -31,8 +31,6 @@
 /* Is there a way to know? Cycle lock held, as for all below, or before anybody
    else can. */
 bool wane__dirty_is_available(void);
-/* The same, as it is known now. Any thread. */
-bool wane__dirty_is_used(void);
 /* Its name: "uffd", "softdirty", "none". Any thread. */
 const char *wane__dirty_backend(void);
 

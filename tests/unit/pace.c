@@ -10,7 +10,6 @@
 static struct wane__pace_output pace(uint64_t live, int percent,
                                      uint64_t limit) {
   struct wane__pace_input in = {.live_bytes = live,
-                                .marked_bytes = live,
                                 .threads = 1,
                                 .is_percent_set = true,
                                 .percent = percent,
@@ -31,11 +30,9 @@ static void growth_is_a_percentage_of_what_lives(void **state) {
 static void an_untouched_pace_is_more_generous(void **state) {
   (void)state;
   struct wane__pace_input in = {.live_bytes = 100 * MIB,
-                                .marked_bytes = 100 * MIB,
                                 .percent = 100,
                                 .limit_bytes = NO_LIMIT};
   assert_int_equal(wane__pace(&in).growth_bytes, 125 * MIB);
-  in.live_bytes = in.marked_bytes = 1000 * MIB;
   assert_int_equal(wane__pace(&in).growth_bytes, 1064 * MIB);
   in.limit_bytes = 1500 * MIB;
   assert_int_equal(wane__pace(&in).growth_bytes, 500 * MIB);
@@ -68,7 +65,6 @@ static void each_allocating_thread_has_its_minimum(void **state) {
   uint64_t one = wane__pace(&in).growth_bytes;
   in.threads = 4;
   assert_int_equal(wane__pace(&in).growth_bytes, 4 * one);
-  in.live_bytes = in.marked_bytes = 1000 * MIB;
   assert_int_equal(wane__pace(&in).growth_bytes, 1000 * MIB);
 }
 
@@ -77,7 +73,6 @@ static void without_a_percentage_small_heaps_grow_more(void **state) {
   (void)state;
   for (uint64_t live = 8; live < 10000; live *= 2) {
     struct wane__pace_input in = {.live_bytes = live * MIB,
-                                  .marked_bytes = live * MIB,
                                   .threads = 1,
                                   .percent = 100,
                                   .limit_bytes = NO_LIMIT};
@@ -121,7 +116,6 @@ static void at_the_limit_some_growth_is_left(void **state) {
 static void overhead_counts_against_the_limit(void **state) {
   (void)state;
   struct wane__pace_input in = {.live_bytes = 100 * MIB,
-                                .marked_bytes = 100 * MIB,
                                 .threads = 1,
                                 .overhead_bytes = 20 * MIB,
                                 .percent = 100,
