@@ -263,8 +263,8 @@ static bool beside_mark_all(struct wane__beside *beside,
     return false;
   }
   wane__phase(WANE__PHASE_BEFORE_ARMING);
-  /* all that was not armed counts as written; what is marked of that was
-     allocated since the flip, and is scanned here for the first time */
+  /* all that was not armed counts as written; what is marked of that, if the
+     first stop marked any, may have been scanned before */
   if (wane__dirty_fetch(WANE__DIRTY_FIRST, beside_first, NULL) == SIZE_MAX) {
     return false;
   }

@@ -4,7 +4,8 @@
  *   first stop   the colour changes; words of stacks, registers and
  *                thread-locals are copied
  *   beside       arm; mark from these words and all other roots; then, in
- *                rounds, what was written meanwhile, until that is little
+ *                rounds, what was written meanwhile, and what threads hold by
+ *                then (a short stop), until that is little
  *   last stop    stacks, registers, thread-locals once more; what was written
  *                since the last round; mark
  *
@@ -18,8 +19,12 @@
  *   world stopped. For all other words: they are read in the last stop.
  * INV-beside-2: no sweep happens while marking, so what is reachable keeps its
  *   memory, and no group changes its kind or class.
- * INV-beside-3: what is allocated while marking has the new colour before the
- *   program can store to it, so its words count as those of a marked object.
+ *
+ * New objects have the old colour while marking runs: they are marked if they
+ * can be reached when it ends. Most cannot by then, and are neither scanned nor
+ * kept. So that the last stop has not to mark what threads made and hold on
+ * their stacks, a short stop at the beginning of each round copies these once
+ * more.
  *
  * What is tracked: blocks that may hold pointers; large parts of modules' data
  * and of added roots. Pins, arguments of cleanups and finalizers' objects are
@@ -46,10 +51,10 @@
 struct wane__beside {
   void (*look)(void *ctx); /* stops, calls wane__beside_begin_stw, goes on */
   void *ctx;
-  unsigned markers;  /* that mark; more may be invited */
-  unsigned rounds;   /* of looking at what was written */
-  unsigned retries;  /* of the last stop */
-  bool is_tracked;   /* what was written since is known */
+  unsigned markers; /* that mark; more may be invited */
+  unsigned rounds;  /* of looking at what was written */
+  unsigned retries; /* of the last stop */
+  bool is_tracked;  /* what was written since is known */
 };
 
 /* In the first stop, after the flip, and in those between the rounds. */

@@ -39,7 +39,7 @@ static uint32_t pace_limit_known;               /* the cgroup has been asked */
 static bool pace_from_cgroup;             /* the limit is not the user's */
 static bool pace_by_limit;                /* relaxed */
 static unsigned pace_threads = 1;         /* relaxed */
-static bool pace_is_pressed;      /* relaxed */
+static bool pace_is_pressed;              /* relaxed */
 static bool pace_tight;                   /* relaxed */
 static uint64_t pace_maps_max;            /* 0: not asked yet. relaxed */
 static uint64_t pace_growth = UINT64_MAX; /* to the goal, from what lived at the
@@ -283,9 +283,7 @@ void wane__pace_begin_marking_stw(uint64_t used_bytes) {
   /* a program that never wants cycles, and gets one, has no goal */
   uint64_t goal = growth < UINT64_MAX - live ? live + growth : UINT64_MAX / 2;
   pace_marking = (struct wane__pace_marking){
-      .used_bytes = used_bytes,
-      .goal_bytes = goal,
-      .expected_bytes = live};
+      .used_bytes = used_bytes, .goal_bytes = goal, .expected_bytes = live};
   wane__store_relaxed(&wane__heap_meter.ask_bytes,
                       wane__pace_allowance(&pace_marking));
 }

@@ -128,8 +128,8 @@ uint64_t wane__pace_limit(void);
 void wane__pace_prepare(void);
 /* How many threads there are, for the minimum. lock: cycle. */
 void wane__pace_set_threads(unsigned threads);
-/* The system is short of memory, or not any more. Guarded, or on a thread of the
-   library's. */
+/* The system is short of memory, or not any more. Guarded, or on a thread of
+   the library's. */
 void wane__pace_set_pressed(bool is_pressed);
 /* What a marking found of them. STW. */
 void wane__pace_note_outside_stw(uint64_t files, uint64_t adopted_bytes);

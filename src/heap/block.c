@@ -27,7 +27,8 @@
 #define ARENA_META_FIXED ((size_t)512 << 20)
 #define ARENA_META_FIXED_SMALL ((size_t)16 << 20)
 
-struct wane__arena wane__arena = {.colour = 1, .fresh = 1, .dead = 2, .epoch = 1};
+struct wane__arena wane__arena = {
+    .colour = 1, .fresh = 1, .dead = 2, .epoch = 1};
 struct wane__block_map *wane__block_map;
 struct wane__block *wane__blocks;
 

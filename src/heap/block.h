@@ -21,8 +21,10 @@
  * free slot, anything else a colour (and, from marking to sweep, perhaps the
  * bit WANE__MARK_AWAITED beside the old one). There are two colours, and the
  * current one changes at the start of each cycle, so that nothing need be
- * cleared: after marking, a byte of the other colour is a dead object. One more
- * byte behind the last slot stays 0 for addresses in the unused end of a group.
+ * cleared: after marking, a byte of the other colour is a dead object. While
+ * marking runs beside the program new objects have the other colour, too. One
+ * more byte behind the last slot stays 0 for addresses in the unused end of a
+ * group.
  *
  * INV-block-1: the byte of a slot that holds an object, or that a thread may
  *   hand out next, is not 0.

@@ -157,9 +157,8 @@ bool wane__cache_refill(struct wane__context *self, enum wane__kind kind,
     struct wane__block *block = wane__class_take(kind, class);
     if (block != NULL && wane__is_marking() && kind != WANE__KIND_LEAF) {
       uintptr_t start = wane__block_start(block);
-      wane__hooks.will_write(start,
-                             start + ((uintptr_t)block->blocks
-                                      << WANE__BLOCK_LOG2));
+      wane__hooks.will_write(
+          start, start + ((uintptr_t)block->blocks << WANE__BLOCK_LOG2));
     }
     if (block == NULL) {
       block = group_new(kind, class);

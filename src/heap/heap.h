@@ -28,7 +28,7 @@ struct wane__heap_meter {
   uint64_t retired_objects;
   uint64_t large_bytes; /* in all. relaxed */
   uint64_t large_objects;
-  uint64_t peak_bytes;   /* highest live + since_flip at a flip. STW */
+  uint64_t peak_bytes; /* highest live + since_flip at a flip. STW */
   uint64_t live_bytes; /* found by the last cycle. STW; relaxed */
 } WANE_ALIGNED(WANE_CACHE_LINE);
 

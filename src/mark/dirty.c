@@ -113,8 +113,8 @@ static bool dirty_watch_new(void) {
   size_t count = wane__extent_block_count();
   uintptr_t start;
   uintptr_t end;
-  while (dirty_next_part(&dirty_watched, &dirty_is_outside, count, &start,
-                         &end)) {
+  while (
+      dirty_next_part(&dirty_watched, &dirty_is_outside, count, &start, &end)) {
     if (!dirty_ops->watch(start, end)) {
       return false;
     }

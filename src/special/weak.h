@@ -25,10 +25,10 @@
  *   too.
  * - Marking. While it runs beside the program, nothing is found dead: a byte of
  *   either colour is of an object that lives, as all that died before has been
- *   swept. After it, a byte of the current colour is a live object, of the other
- *   a dead one. So an object found dead is never returned, swept or not (W4,
- *   W9): by step 3. (What is returned while marking is noted, wane__grey_hint,
- *   so that the last stop need not mark what hangs on it.)
+ *   swept. After it, a byte of the current colour is a live object, of the
+ * other a dead one. So an object found dead is never returned, swept or not
+ * (W4, W9): by step 3. (What is returned while marking is noted,
+ * wane__grey_hint, so that the last stop need not mark what hangs on it.)
  * - Sweeping. wane__death_sweep, under the stripe's lock, raises the
  *   generation of each slot whose object is dead (release), and passes a
  *   release fence before any mark byte of the group changes. What is
