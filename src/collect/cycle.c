@@ -48,6 +48,9 @@
 #define ENDS_STEPS_IN_CALLBACK 50u
 /* More than all frames of a marking together. */
 #define SCRUB_BYTES 8192u
+/* In steps, as the smallest stacks have less; so much is left of them. */
+#define SCRUB_STEP 1024u
+#define SCRUB_SPARE 3072u
 /* Below so much for each marker, waking another costs more than it gains. */
 #define BYTES_PER_MARKER (2u << 20)
 /* Of the CPUs, what marks beside the program. */
@@ -422,12 +425,18 @@ static bool cycle_stop_and_mark(struct wane__cycle_trace *trace) {
    frames, and threads that it makes inherit the registers; they would keep
    what is allocated at these addresses later. memcpy of zeros in several sizes
    uses the same registers. */
-static WANE_NOINLINE void cycle_scrub(void) {
-  unsigned char below[SCRUB_BYTES];
+static WANE_NOINLINE void cycle_scrub(unsigned left) {
+  unsigned char below[SCRUB_STEP];
   memset(below, 0, sizeof below);
-  for (size_t size = SCRUB_BYTES / 2; size >= sizeof(uintptr_t); size /= 2) {
+  for (size_t size = SCRUB_STEP / 2; size >= sizeof(uintptr_t); size /= 2) {
     __asm__ volatile("" : "+r"(size) : "r"(below) : "memory");
-    memcpy(below + SCRUB_BYTES / 2, below, size);
+    memcpy(below + SCRUB_STEP / 2, below, size);
+  }
+  uintptr_t lowest = wane__self->attached
+                         ? ((struct wane__thread *)wane__self)->stack_low
+                         : 0;
+  if (left > SCRUB_STEP && (uintptr_t)below - lowest > SCRUB_SPARE) {
+    cycle_scrub(left - SCRUB_STEP);
   }
   __asm__ volatile("" : : "r"(below) : "memory");
 }
@@ -458,7 +467,7 @@ static bool cycle_run_locked(enum wane__cycle_reason reason, bool sweep,
   trace.sweep_before_ns = wane__os_now_ns() - start;
   bool ran = trace.markers != 0 && cycle_stop_and_mark(&trace);
   *was_left = trace.was_left;
-  cycle_scrub();
+  cycle_scrub(SCRUB_BYTES);
   if (!ran) {
     cycle_put_off();
     errno = ENOMEM;

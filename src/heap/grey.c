@@ -1,6 +1,7 @@
 /* A locked array for each sort; see grey.h. */
 #include "grey.h"
 
+#include <errno.h>
 #include <string.h>
 
 #include "../base/atomic.h"
@@ -29,6 +30,7 @@ static struct {
                                  {.lock = WANE__LOCK_INIT(WANE__RANK_GREY)}};
 
 static bool grey_grow_locked(enum wane__grey what) {
+  int saved = errno;
   size_t room = grey_logs[what].room;
   size_t more = room != 0 ? room : GREY_WORDS_MIN;
   if (grey_logs[what].words == NULL) {
@@ -38,6 +40,7 @@ static bool grey_grow_locked(enum wane__grey what) {
   uintptr_t *words = grey_logs[what].words;
   if (words == NULL || room + more > GREY_WORDS_MAX ||
       !wane__os_commit(words + room, more * sizeof *words)) {
+    errno = saved; /* who notes something does not fail by that */
     return false;
   }
   grey_logs[what].room = room + more;

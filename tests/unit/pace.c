@@ -29,10 +29,10 @@ static void growth_is_a_percentage_of_what_lives(void **state) {
 /* A quarter more, up to 64 MiB, until a percentage is set. */
 static void an_untouched_pace_is_more_generous(void **state) {
   (void)state;
-  struct wane__pace_input in = {.live_bytes = 100 * MIB,
-                                .percent = 100,
-                                .limit_bytes = NO_LIMIT};
+  struct wane__pace_input in = {
+      .live_bytes = 100 * MIB, .percent = 100, .limit_bytes = NO_LIMIT};
   assert_int_equal(wane__pace(&in).growth_bytes, 125 * MIB);
+  in.live_bytes = 1000 * MIB;
   assert_int_equal(wane__pace(&in).growth_bytes, 1064 * MIB);
   in.limit_bytes = 1500 * MIB;
   assert_int_equal(wane__pace(&in).growth_bytes, 500 * MIB);
@@ -65,6 +65,7 @@ static void each_allocating_thread_has_its_minimum(void **state) {
   uint64_t one = wane__pace(&in).growth_bytes;
   in.threads = 4;
   assert_int_equal(wane__pace(&in).growth_bytes, 4 * one);
+  in.live_bytes = 1000 * MIB;
   assert_int_equal(wane__pace(&in).growth_bytes, 1000 * MIB);
 }
 
