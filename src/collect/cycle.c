@@ -432,9 +432,8 @@ static WANE_NOINLINE void cycle_scrub(unsigned left) {
     __asm__ volatile("" : "+r"(size) : "r"(below) : "memory");
     memcpy(below + SCRUB_STEP / 2, below, size);
   }
-  uintptr_t lowest = wane__self->attached
-                         ? ((struct wane__thread *)wane__self)->stack_low
-                         : 0;
+  uintptr_t lowest =
+      wane__self->attached ? ((struct wane__thread *)wane__self)->stack_low : 0;
   if (left > SCRUB_STEP && (uintptr_t)below - lowest > SCRUB_SPARE) {
     cycle_scrub(left - SCRUB_STEP);
   }

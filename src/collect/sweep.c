@@ -43,6 +43,8 @@ static void sweep_poison(struct wane__block *block, size_t slots,
 }
 
 void wane__sweep_group(struct wane__block *block) {
+  WANE_ASSERT(!wane__is_marking(),
+              "INV-beside-2: nothing is swept while marking");
   WANE_CHECK(block->epoch == wane__arena.epoch - 1,
              "INV-sweep-1: a group is swept once after each flip");
   size_t slots = wane__block_slots(block);

@@ -14,6 +14,9 @@
  * Words that were read from weak references are noted as well: see
  * wane__grey_hint.
  *
+ * INV-grey-1: a word is noted only while marking: at other times nobody would
+ *   look, and it would be an old one when somebody does.
+ *
  * Without memory for the log all these roots are walked again in the last
  * stop.
  */
