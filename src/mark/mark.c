@@ -695,7 +695,9 @@ static WANE_SCANS_MEMORY void again_object(struct marker *m,
       uintptr_t from = start > base ? (start - base) / type->size : 0;
       base += from * type->size;
       limit = end + type->size < limit ? end + type->size : limit;
-      marker_scan_typed(m, view, type, base, limit);
+      if (base < limit) { /* else it is the unused end of the last block */
+        marker_scan_typed(m, view, type, base, limit);
+      }
     } else {
       marker_scan_type(m, view, type, base, limit);
     }
