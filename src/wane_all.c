@@ -39,6 +39,7 @@
 #include "mark/ephemeron.c"
 #include "mark/mark.c"
 #include "mark/range.c"
+#include "mark/round.c"
 
 #include "special/cleanup.c"
 #include "special/death.c"

@@ -1,4 +1,4 @@
-/* The markers; see mark.h. */
+/* What a marker does: scanning; see mark.h. Who they are is in round.c. */
 #include "mark.h"
 
 #include <assert.h>
@@ -18,12 +18,10 @@
 #include "../heap/foreign.h"
 #include "../mutator/thread.h"
 #include "ephemeron.h"
+#include "marker.h"
 #include "range.h"
 
-#define MARKERS_MAX 64u
-#define MARK_ROUND_STEP 128u
 #define RING 32u
-#define SHARE_WORDS 256u
 #define WORDS_PER_LINE ((ptrdiff_t)8)
 /* How far ahead an object that is longer than a cache line is fetched. */
 #define PREFETCH_LINES 8
@@ -54,53 +52,6 @@ static_assert(STACK_WORDS_MIN > WANE__RANGE_PIECE_BYTES / 8,
 /* And what tells that the object ends before its slot does. */
 #define MARK_HEAD_BOUNDED (MARK_HEAD_TYPED | WANE__HEAD_LARGE)
 
-struct marker {
-  uintptr_t *stack;  /* const after preparation */
-  uintptr_t *end;    /* of its address space; const after preparation */
-  uintptr_t *limit;  /* of what has memory; owner */
-  uintptr_t *bottom; /* owner; words in use are [bottom, top) */
-  uintptr_t *top;
-  uintptr_t *highest; /* seen now and then */
-  /* Ephemerons to look at when there is nothing else to do: most of their weak
-     words are marked then. Behind the stack's address space. owner */
-  uintptr_t *later;
-  size_t later_count;
-  size_t later_room;
-  const struct wane__ephemeron_type *last_type; /* pushed last, or NULL */
-  uint64_t objects;
-  uint64_t bytes;
-  uint64_t cpu_ns;
-  uint64_t waiting_bytes;  /* of entries that wait, less those woken */
-  uint64_t done_bytes;     /* in this cycle, before the round */
-  uint64_t progress_bytes; /* and in it, seen now and then. relaxed */
-  struct wane__mark_outside outside;
-  bool may_rest; /* in this round. const in a round */
-  bool overflowed;
-  bool has_put_aside; /* an ephemeron, for want of room */
-
-  struct wane__lock share_lock WANE_ALIGNED(WANE_CACHE_LINE);
-  uint32_t share_count; /* lock: share_lock; read relaxed as a hint */
-  uintptr_t share_words[SHARE_WORDS];
-};
-
-uint32_t wane__mark_rest;
-
-static struct marker *markers[MARKERS_MAX]; /* cycle lock; const in a round */
-static unsigned marker_threads;             /* cycle lock */
-
-static struct {
-  uint32_t round;     /* number of the round and markers in it, as one word, so
-                         that a marker which wakes late sees the two of one
-                         run; a futex. seq_cst */
-  uint32_t active;    /* markers that may take part in it. const in a round */
-  uint32_t hungry;    /* of these, without work, or not in it yet. seq_cst */
-  uint32_t working;   /* markers not done; 0: no round. a futex. seq_cst */
-  uint32_t joinable;  /* the round, once it has begun. seq_cst */
-  uint32_t invited;   /* threads may join a round. atomic */
-  uint32_t is_closed; /* or not any more. atomic */
-  uint32_t starting;  /* a marker thread is; a futex. seq_cst */
-} mark_state WANE_ALIGNED(WANE_CACHE_LINE);
-
 /* What the inner loop needs of the arena, in registers. */
 struct mark_view {
   uintptr_t start;
@@ -117,7 +68,7 @@ static struct mark_view mark_view_now(void) {
 }
 
 /* Gives the stack twice the memory; false at its end, or without memory. */
-static bool marker_grow(struct marker *m) {
+static bool marker_grow(struct wane__marker *m) {
   size_t words = (size_t)(m->limit - m->stack);
   size_t left = (size_t)(m->end - m->limit);
   words = words < left ? words : left;
@@ -129,7 +80,7 @@ static bool marker_grow(struct marker *m) {
 }
 
 /* Room for words more, and one beyond that a push may write to. */
-static bool marker_has_room(struct marker *m, size_t words) {
+static bool marker_has_room(struct wane__marker *m, size_t words) {
   if ((size_t)(m->limit - m->top) > words) {
     return true;
   }
@@ -202,7 +153,7 @@ WANE_INLINE void mark_prefetch_object(uintptr_t base, size_t bytes) {
   }
 }
 
-static WANE_SCANS_MEMORY void marker_scan(struct marker *m,
+static WANE_SCANS_MEMORY void marker_scan(struct wane__marker *m,
                                           const struct mark_view *view,
                                           uintptr_t start, uintptr_t end) {
   if (!marker_has_room(m, (end - start) / sizeof(uintptr_t))) {
@@ -215,7 +166,7 @@ static WANE_SCANS_MEMORY void marker_scan(struct marker *m,
   }
 }
 
-static WANE_SCANS_MEMORY void marker_scan_typed(struct marker *m,
+static WANE_SCANS_MEMORY void marker_scan_typed(struct wane__marker *m,
                                                 const struct mark_view *view,
                                                 const struct wane_type *type,
                                                 uintptr_t at, uintptr_t end) {
@@ -261,8 +212,8 @@ static bool mark_is_of_object(const struct mark_view *view, uintptr_t word) {
 
 /* Marks what an ephemeron holds, or makes it wait. Returns the slot whose chain
    must be taken in out, if it was marked meanwhile. */
-static bool marker_scan_pair(struct marker *m, const struct mark_view *view,
-                             uintptr_t object,
+static bool marker_scan_pair(struct wane__marker *m,
+                             const struct mark_view *view, uintptr_t object,
                              const struct wane__ephemeron_type *type,
                              struct wane__found *out) {
   struct wane__pair *pair = wane__ephemeron_pair(type, object);
@@ -305,12 +256,12 @@ static bool marker_scan_pair(struct marker *m, const struct mark_view *view,
   return false;
 }
 
-static void marker_look(struct marker *m, const struct mark_view *view,
+static void marker_look(struct wane__marker *m, const struct mark_view *view,
                         uintptr_t object,
                         const struct wane__ephemeron_type *type);
 
 /* Looks once more at all that waited for a slot, which is marked now. */
-static WANE_NOINLINE void marker_wake(struct marker *m,
+static WANE_NOINLINE void marker_wake(struct wane__marker *m,
                                       const struct mark_view *view,
                                       const struct wane__found *slot) {
   uintptr_t object = wane__ephemeron_take(slot);
@@ -325,7 +276,7 @@ static WANE_NOINLINE void marker_wake(struct marker *m,
 }
 
 /* Looks at an ephemeron now. */
-static void marker_look(struct marker *m, const struct mark_view *view,
+static void marker_look(struct wane__marker *m, const struct mark_view *view,
                         uintptr_t object,
                         const struct wane__ephemeron_type *type) {
   struct wane__found slot;
@@ -335,7 +286,7 @@ static void marker_look(struct marker *m, const struct mark_view *view,
 }
 
 /* False: without memory. */
-static bool marker_grow_later(struct marker *m) {
+static bool marker_grow_later(struct wane__marker *m) {
   size_t words = m->later_room != 0 ? m->later_room : STACK_WORDS_MIN;
   size_t left = (size_t)(m->end - m->stack) - m->later_room;
   words = words < left ? words : left;
@@ -347,7 +298,7 @@ static bool marker_grow_later(struct marker *m) {
   return true;
 }
 
-static void marker_scan_ephemeron(struct marker *m,
+static void marker_scan_ephemeron(struct wane__marker *m,
                                   const struct mark_view *view,
                                   uintptr_t object,
                                   const struct wane__ephemeron_type *type) {
@@ -381,7 +332,7 @@ WANE_INLINE void mark_prefetch_weak(const struct mark_view *view,
 }
 
 /* Looks at some of the ephemerons left for later; false if there is none. */
-static bool marker_look_later(struct marker *m) {
+static bool marker_look_later(struct wane__marker *m) {
   const struct mark_view view = mark_view_now();
   if (m->later_count == 0) {
     return false;
@@ -416,7 +367,8 @@ static bool marker_defer(const struct wane__found *found, size_t bytes) {
 }
 
 /* Scans a small typed object. */
-static void marker_scan_type(struct marker *m, const struct mark_view *view,
+static void marker_scan_type(struct wane__marker *m,
+                             const struct mark_view *view,
                              const struct wane_type *type, uintptr_t base,
                              uintptr_t end) {
   marker_scan_typed(m, view, type, base, end);
@@ -428,7 +380,7 @@ static void marker_scan_type(struct marker *m, const struct mark_view *view,
 }
 
 /* A leaf has been marked: is it one that is not memory of the heap? */
-static void marker_count_outside(struct marker *m,
+static void marker_count_outside(struct wane__marker *m,
                                  const struct wane__found *found,
                                  size_t bytes) {
   if ((found->head & WANE__HEAD_LARGE) == 0) {
@@ -444,7 +396,7 @@ static void marker_count_outside(struct marker *m,
 
 /* Scans an object that is not a small one of words. */
 static WANE_NOINLINE WANE_SCANS_MEMORY void
-marker_scan_special(struct marker *m, const struct mark_view *view,
+marker_scan_special(struct wane__marker *m, const struct mark_view *view,
                     const struct wane__found *found, size_t bytes) {
   enum wane__kind kind = wane__head_kind(found->head);
   if (kind == WANE__KIND_LEAF) {
@@ -463,12 +415,12 @@ marker_scan_special(struct marker *m, const struct mark_view *view,
 }
 
 /* Gives the older half of the stack to whoever is hungry. */
-static WANE_NOINLINE void marker_share(struct marker *m) {
+static WANE_NOINLINE void marker_share(struct wane__marker *m) {
   size_t count = (size_t)(m->top - m->bottom) / 2;
   if (count == 0 || wane__load_relaxed(&m->share_count) != 0) {
     return;
   }
-  count = count < SHARE_WORDS ? count : SHARE_WORDS;
+  count = count < WANE__MARKER_SHARE_WORDS ? count : WANE__MARKER_SHARE_WORDS;
   wane__lock_acquire(&m->share_lock);
   memcpy(m->share_words, m->bottom, count * sizeof *m->bottom);
   wane__store_relaxed(&m->share_count, (uint32_t)count);
@@ -477,8 +429,8 @@ static WANE_NOINLINE void marker_share(struct marker *m) {
 }
 
 /* What is rare about an object that has just been marked. The common case,
-   a small object of words for which there is room, is in marker_drain. */
-static WANE_NOINLINE void marker_visit_rare(struct marker *m,
+   a small object of words for which there is room, is in wane__marker_drain. */
+static WANE_NOINLINE void marker_visit_rare(struct wane__marker *m,
                                             const struct mark_view *view,
                                             const struct wane__found *found,
                                             size_t bytes,
@@ -492,7 +444,7 @@ static WANE_NOINLINE void marker_visit_rare(struct marker *m,
     m->highest = m->top;
   }
   wane__store_relaxed(&m->progress_bytes, m->done_bytes + marked_bytes);
-  if (wane__load_relaxed(&mark_state.hungry) != 0) {
+  if (wane__load_relaxed(&wane__mark_state.hungry) != 0) {
     marker_share(m);
   }
 }
@@ -510,7 +462,8 @@ struct mark_loop {
   uint8_t old;         /* the colour of what is not marked yet */
 };
 
-WANE_INLINE void mark_loop_load(struct mark_loop *loop, const struct marker *m,
+WANE_INLINE void mark_loop_load(struct mark_loop *loop,
+                                const struct wane__marker *m,
                                 const struct mark_view *view) {
   loop->top = m->top;
   loop->bottom = m->bottom;
@@ -534,7 +487,7 @@ struct mark_entry {
 
 /* Marks a slot for which ephemerons wait; false if another marker has. */
 static WANE_NOINLINE bool mark_loop_wake(struct mark_loop *loop,
-                                         struct marker *m,
+                                         struct wane__marker *m,
                                          const struct mark_view *view,
                                          uintptr_t base) {
   struct wane__found slot = wane__block_slot_of(base);
@@ -560,7 +513,7 @@ mark_loop_scan_foreign(struct mark_loop *loop, const struct mark_view *view,
 
 /* Looks at what leaves the ring: marks it and pushes its words. */
 WANE_INLINE WANE_SCANS_MEMORY void mark_loop_visit(struct mark_loop *loop,
-                                                   struct marker *m,
+                                                   struct wane__marker *m,
                                                    const struct mark_view *view,
                                                    struct mark_entry out) {
   uint8_t byte = wane__load_relaxed(out.mark);
@@ -593,7 +546,7 @@ WANE_INLINE WANE_SCANS_MEMORY void mark_loop_visit(struct mark_loop *loop,
 
 /* Empties the private stack. A word enters the ring when it is taken off; the
    ring is three arrays, so that single words are moved and not structs. */
-static WANE_SCANS_MEMORY void marker_drain(struct marker *m) {
+WANE_SCANS_MEMORY void wane__marker_drain(struct wane__marker *m) {
   static uint8_t nothing; /* mark byte of an empty ring entry: 0, skipped */
   const struct mark_view view = mark_view_now();
   uintptr_t ring_base[RING] = {0};
@@ -680,7 +633,7 @@ again_push_words(uintptr_t *top, const struct mark_view *view, uintptr_t start,
 }
 
 /* Scans the part of a marked object that lies in [start, end). */
-static WANE_SCANS_MEMORY void again_object(struct marker *m,
+static WANE_SCANS_MEMORY void again_object(struct wane__marker *m,
                                            const struct mark_view *view,
                                            const struct wane__found *object,
                                            uintptr_t start, uintptr_t end) {
@@ -729,7 +682,7 @@ static bool again_has_marked(const uint8_t *marks, uint8_t colour) {
 }
 
 /* The part of a group that lies in [start, end). */
-static void again_group(struct marker *m, const struct mark_view *view,
+static void again_group(struct wane__marker *m, const struct mark_view *view,
                         const struct wane__block_map *entry, uint64_t head,
                         uintptr_t start, uintptr_t end) {
   const struct wane__class *class = &wane__classes[wane__head_class(head)];
@@ -755,8 +708,9 @@ static void again_group(struct marker *m, const struct mark_view *view,
   }
 }
 
-static void marker_scan_written(struct marker *m, const struct mark_view *view,
-                                uintptr_t start, uintptr_t end) {
+static void marker_scan_written(struct wane__marker *m,
+                                const struct mark_view *view, uintptr_t start,
+                                uintptr_t end) {
   while (start < end) {
     size_t i = (start - view->start) >> WANE__BLOCK_LOG2;
     uintptr_t next = view->start + ((i + 1) << WANE__BLOCK_LOG2);
@@ -771,7 +725,7 @@ static void marker_scan_written(struct marker *m, const struct mark_view *view,
 }
 
 /* Scans one piece of a range, if there is one. */
-static bool marker_take_range(struct marker *m) {
+static bool marker_take_range(struct wane__marker *m) {
   struct mark_view view = mark_view_now();
   struct wane__mark_range piece;
   if (!wane__range_take(&piece)) {
@@ -787,7 +741,7 @@ static bool marker_take_range(struct marker *m) {
   return true;
 }
 
-static bool marker_steal(struct marker *m, struct marker *victim) {
+static bool marker_steal(struct wane__marker *m, struct wane__marker *victim) {
   if (wane__load_relaxed(&victim->share_count) == 0) {
     return false;
   }
@@ -803,43 +757,43 @@ static bool marker_steal(struct marker *m, struct marker *victim) {
   return count != 0;
 }
 
-static bool marker_find_work(struct marker *m) {
+static bool marker_find_work(struct wane__marker *m) {
   if (marker_take_range(m)) {
     return true;
   }
-  for (unsigned i = 0; i < mark_state.active; i++) {
-    if (marker_steal(m, markers[i])) {
+  for (unsigned i = 0; i < wane__mark_state.active; i++) {
+    if (marker_steal(m, wane__markers[i])) {
       return true;
     }
   }
   return false;
 }
 
-static bool mark_is_work_left(void) {
+bool wane__mark_is_work_left(void) {
   bool left = wane__range_is_left();
-  for (unsigned i = 0; !left && i < mark_state.active; i++) {
-    left = wane__load_relaxed(&markers[i]->share_count) != 0;
+  for (unsigned i = 0; !left && i < wane__mark_state.active; i++) {
+    left = wane__load_relaxed(&wane__markers[i]->share_count) != 0;
   }
   return left;
 }
 
 /* Everybody is to leave their work as it is. */
-static bool marker_rests(const struct marker *m) {
+static bool marker_rests(const struct wane__marker *m) {
   return m->may_rest && wane__load_relaxed(&wane__mark_rest) != 0;
 }
 
 /* Waits for work; false when all markers wait, or rest. */
-static bool marker_wait(const struct marker *m) {
-  wane__add(&mark_state.hungry, 1);
+static bool marker_wait(const struct wane__marker *m) {
+  wane__add(&wane__mark_state.hungry, 1);
   for (unsigned spins = 0;; spins++) {
     if (marker_rests(m)) {
       return false;
     }
-    if (mark_is_work_left()) {
-      wane__sub(&mark_state.hungry, 1);
+    if (wane__mark_is_work_left()) {
+      wane__sub(&wane__mark_state.hungry, 1);
       return true;
     }
-    if (wane__load(&mark_state.hungry) == mark_state.active) {
+    if (wane__load(&wane__mark_state.hungry) == wane__mark_state.active) {
       return false;
     }
     if (spins % 128 == 127) {
@@ -850,27 +804,27 @@ static bool marker_wait(const struct marker *m) {
   }
 }
 
-static void marker_work(struct marker *m) {
+void wane__marker_work(struct wane__marker *m) {
   uint64_t start = wane__os_thread_cpu_ns();
   wane__poison_quiet_begin();
   do {
     do {
-      marker_drain(m);
+      wane__marker_drain(m);
     } while (!marker_rests(m) && (marker_find_work(m) || marker_look_later(m)));
   } while (marker_wait(m));
   wane__poison_quiet_end();
   m->cpu_ns += wane__os_thread_cpu_ns() - start;
 }
 
-static void rescan_drain(struct marker *m) {
-  marker_drain(m);
+static void rescan_drain(struct wane__marker *m) {
+  wane__marker_drain(m);
   while (marker_take_range(m) || marker_look_later(m)) {
-    marker_drain(m);
+    wane__marker_drain(m);
   }
 }
 
 /* Pushes the unmarked children of a marked object one by one. */
-static WANE_SCANS_MEMORY void rescan_object(struct marker *m,
+static WANE_SCANS_MEMORY void rescan_object(struct wane__marker *m,
                                             const struct mark_view *view,
                                             const struct wane__found *object) {
   const struct wane_type *type =
@@ -900,7 +854,7 @@ static WANE_SCANS_MEMORY void rescan_object(struct marker *m,
 
 /* After overflow: every marked object's children once more. A typed object
    is scanned by its words here, which keeps more alive, never less. */
-static void rescan_heap(struct marker *m) {
+void wane__marker_search_heap(struct wane__marker *m) {
   struct mark_view view = mark_view_now();
   size_t blocks = view.bytes >> WANE__BLOCK_LOG2;
   for (size_t i = 0; i < blocks; i++) {
@@ -924,74 +878,8 @@ static void rescan_heap(struct marker *m) {
   }
 }
 
-static void marker_leave(void) {
-  if (wane__sub(&mark_state.working, 1) == 1) {
-    wane__os_futex_wake(&mark_state.working, 1);
-  }
-}
-
-/* What the thread of a marker does in a round. */
-static void marker_take_part(struct marker *m) {
-  marker_work(m);
-  marker_leave();
-}
-
-/* Joins the round, which has begun without the calling thread, if it was
-   invited. Until then it counted as hungry. Whether it is still that round, and
-   whether the cycle has so many markers, is only certain once it keeps the
-   round from ending. */
-static bool marker_join(unsigned index, uint32_t round) {
-  uint32_t working = wane__load(&mark_state.working);
-  if (wane__load_relaxed(&mark_state.invited) == 0 ||
-      wane__load_relaxed(&mark_state.is_closed) != 0 ||
-      wane__load(&mark_state.joinable) != round) {
-    return false;
-  }
-  while (working != 0) {
-    if (!wane__cas(&mark_state.working, &working, working + 1)) {
-      continue;
-    }
-    if (wane__load(&mark_state.joinable) == round &&
-        index < mark_state.active) {
-      wane__sub(&mark_state.hungry, 1);
-      return true;
-    }
-    marker_leave();
-    return false;
-  }
-  return false;
-}
-
-static void *marker_thread(void *arg) {
-  struct marker *m = arg;
-  unsigned index = 0;
-  while (markers[index] != m) {
-    index++;
-  }
-  uint32_t seen = wane__load(&mark_state.round);
-  wane__store(&mark_state.starting, 0);
-  wane__os_futex_wake(&mark_state.starting, 1);
-  bool took_part = true; /* once in each round */
-  for (;;) {
-    uint32_t round = wane__load(&mark_state.round);
-    if (round != seen) {
-      seen = round;
-      took_part = index < round % MARK_ROUND_STEP;
-      if (took_part) {
-        marker_take_part(m);
-      }
-    } else if (!took_part && marker_join(index, round)) {
-      took_part = true;
-      marker_take_part(m);
-    } else {
-      wane__os_futex_wait(&mark_state.round, seen, -1);
-    }
-  }
-  return NULL;
-}
-
-static struct marker *marker_new(void) {
-  struct marker *m = wane__meta_alloc(sizeof *m);
+struct wane__marker *wane__marker_new(void) {
+  struct wane__marker *m = wane__meta_alloc(sizeof *m);
   if (m == NULL) {
     return NULL;
   }
@@ -1011,56 +899,6 @@ static struct marker *marker_new(void) {
   return m;
 }
 
-/* Waits until the word, which others change, is 0. */
-static void mark_wait_for(const uint32_t *word) {
-  for (unsigned spins = 0;; spins++) {
-    uint32_t left = wane__load(word);
-    if (left == 0) {
-      return;
-    }
-    if (spins < 1000) {
-      wane__cpu_relax();
-    } else {
-      wane__os_futex_wait(word, left, -1);
-    }
-  }
-}
-
-unsigned wane__mark_prepare(unsigned wanted) {
-  wanted = wanted < MARKERS_MAX ? wanted : MARKERS_MAX;
-  unsigned ready = 0;
-  if (!wane__range_prepare()) {
-    return 0;
-  }
-  while (ready < wanted) {
-    if (markers[ready] == NULL) {
-      wane__store_release(&markers[ready], marker_new());
-    }
-    if (markers[ready] == NULL) {
-      break;
-    }
-    ready++;
-  }
-  while (marker_threads + 1 < ready) { /* the first marker is the caller */
-    wane__store(&mark_state.starting, 1);
-    if (!wane__thread_create_internal(marker_thread,
-                                      markers[marker_threads + 1], false)) {
-      ready = marker_threads + 1;
-      break;
-    }
-    mark_wait_for(&mark_state.starting);
-    marker_threads++;
-  }
-  wane__store_relaxed(&mark_state.invited, 0);
-  wane__store_relaxed(&mark_state.is_closed, 0);
-  mark_state.active = ready;
-  for (unsigned i = 0; i < ready; i++) {
-    markers[i]->done_bytes = 0;
-    wane__store_relaxed(&markers[i]->progress_bytes, 0);
-  }
-  return ready;
-}
-
 void wane__mark_add_range(void *unused, uintptr_t start, uintptr_t end,
                           bool is_copy) {
   (void)unused;
@@ -1071,20 +909,21 @@ void wane__mark_add_range(void *unused, uintptr_t start, uintptr_t end,
       wane__range_push((struct wane__mark_range){.start = start, .end = end})) {
     return;
   }
-  struct marker *first = markers[0]; /* its words are marked in the round */
+  struct wane__marker *first =
+      wane__markers[0]; /* its words are marked in the round */
   struct mark_view view = mark_view_now();
   for (uintptr_t at = start; at < end; at += WANE__RANGE_PIECE_BYTES) {
     uintptr_t rest = end - at;
     rest = rest < WANE__RANGE_PIECE_BYTES ? rest : WANE__RANGE_PIECE_BYTES;
     if (!marker_has_room(first, rest / sizeof(uintptr_t))) {
-      marker_drain(first);
+      wane__marker_drain(first);
     }
     marker_scan(first, &view, at, at + rest);
   }
 }
 
 static void mark_add_field(uintptr_t word, const struct wane__found *object) {
-  struct marker *first = markers[0]; /* marked in the round */
+  struct wane__marker *first = wane__markers[0]; /* marked in the round */
   struct mark_view view = mark_view_now();
   word = wane__foreign_translate(word);
   if (word - view.start >= view.bytes ||
@@ -1092,7 +931,7 @@ static void mark_add_field(uintptr_t word, const struct wane__found *object) {
     return;
   }
   if (!marker_has_room(first, 1)) {
-    marker_drain(first);
+    wane__marker_drain(first);
   }
   *first->top++ = word;
 }
@@ -1103,20 +942,20 @@ static void mark_add_ephemeron(uintptr_t object,
                                const struct wane__ephemeron_type *type,
                                bool is_new) {
   struct mark_view view = mark_view_now();
-  if (!marker_has_room(markers[0], 2)) {
-    marker_drain(markers[0]);
+  if (!marker_has_room(wane__markers[0], 2)) {
+    wane__marker_drain(wane__markers[0]);
   }
   if (is_new) {
-    marker_scan_ephemeron(markers[0], &view, object, type);
+    marker_scan_ephemeron(wane__markers[0], &view, object, type);
   } else {
-    marker_look(markers[0], &view, object, type);
+    marker_look(wane__markers[0], &view, object, type);
   }
 }
 
-static void mark_wake_ephemeron(uintptr_t object, bool has_waited) {
+void wane__mark_wake_ephemeron(uintptr_t object, bool has_waited) {
   const struct wane__ephemeron_type *type = wane__ephemeron_type_at(object);
   if (has_waited) {
-    markers[0]->waiting_bytes -= type->cleared_bytes;
+    wane__markers[0]->waiting_bytes -= type->cleared_bytes;
   }
   mark_add_ephemeron(object, type, false);
 }
@@ -1159,16 +998,16 @@ void wane__mark_again(uintptr_t start, uintptr_t end) {
 
 void wane__mark_again_now(uintptr_t start, uintptr_t end) {
   struct mark_view view = mark_view_now();
-  if (!marker_has_room(markers[0], STACK_WORDS_MIN / 2)) {
-    marker_drain(markers[0]);
+  if (!marker_has_room(wane__markers[0], STACK_WORDS_MIN / 2)) {
+    wane__marker_drain(wane__markers[0]);
   }
-  marker_scan_written(markers[0], &view, start, end);
+  marker_scan_written(wane__markers[0], &view, start, end);
 }
 
-void wane__mark_all_again(void) { markers[0]->overflowed = true; }
+void wane__mark_all_again(void) { wane__markers[0]->overflowed = true; }
 
 /* Gives back what a deep stack took. */
-static void marker_release(struct marker *m) {
+void wane__marker_release(struct wane__marker *m) {
   size_t used = (size_t)(m->highest - m->stack) * sizeof *m->stack;
   if (used > STACK_RELEASE_BYTES) {
     uintptr_t from = ((uintptr_t)m->stack + 65535) & ~(uintptr_t)65535;
@@ -1179,139 +1018,4 @@ static void marker_release(struct marker *m) {
     (void)wane__os_release(m->later, m->later_room * sizeof *m->later);
   }
   m->last_type = NULL;
-}
-
-/* One round, until no marker has work: begun by so many, and others may join.
- */
-static void mark_round(unsigned begun_by, bool may_rest) {
-  for (unsigned i = 0; i < mark_state.active; i++) {
-    markers[i]->may_rest = may_rest;
-  }
-  if (wane__load_relaxed(&mark_state.invited) != 0 &&
-      wane__load_relaxed(&mark_state.is_closed) == 0) {
-    begun_by = mark_state.active;
-  }
-  wane__store(&mark_state.joinable, 0); /* no number of a round */
-  wane__store(&mark_state.hungry, mark_state.active - begun_by);
-  wane__store(&mark_state.working, begun_by);
-  uint32_t number = wane__load(&mark_state.round) / MARK_ROUND_STEP + 1;
-  wane__store(&mark_state.round, number * MARK_ROUND_STEP + begun_by);
-  wane__store(&mark_state.joinable, number * MARK_ROUND_STEP + begun_by);
-  if (begun_by > 1) {
-    wane__os_futex_wake(&mark_state.round, INT32_MAX);
-  }
-  marker_work(markers[0]);
-  wane__sub(&mark_state.working, 1);
-  mark_wait_for(&mark_state.working);
-  for (unsigned i = 0; i < mark_state.active; i++) {
-    markers[i]->may_rest = false;
-  }
-}
-
-/* Between rounds: is there work that a marker left? */
-static bool mark_is_left(void) {
-  bool left = mark_is_work_left();
-  for (unsigned i = 0; i < mark_state.active; i++) {
-    left = left || markers[i]->top != markers[i]->bottom ||
-           markers[i]->later_count != 0;
-  }
-  return left;
-}
-
-void wane__mark_invite(void) {
-  if (wane__load_relaxed(&mark_state.is_closed) != 0) {
-    return;
-  }
-  wane__store_relaxed(&mark_state.invited, 1);
-  wane__os_futex_wake(&mark_state.round, INT32_MAX);
-}
-
-void wane__mark_close(void) {
-  wane__store_relaxed(&mark_state.is_closed, 1);
-  wane__store_relaxed(&mark_state.invited, 0);
-}
-
-uint64_t wane__mark_progress(void) {
-  uint64_t bytes = 0;
-  for (unsigned i = 0; i < MARKERS_MAX; i++) {
-    const struct marker *m = wane__load_acquire(&markers[i]);
-    if (m == NULL) {
-      break;
-    }
-    bytes += wane__load_relaxed(&m->progress_bytes);
-  }
-  return bytes;
-}
-
-/* Repairs overflows, by the first marker alone; returns how many searches of
-   the heap it took. */
-static unsigned mark_rescan(void) {
-  wane__store(&mark_state.hungry, 0); /* a rescan does not share */
-  for (unsigned rescans = 0;; rescans++) {
-    bool again = false;
-    for (unsigned i = 0; i < mark_state.active; i++) {
-      again = again || markers[i]->overflowed;
-      markers[i]->overflowed = false;
-    }
-    if (!again) {
-      return rescans;
-    }
-    rescan_heap(markers[0]);
-  }
-}
-
-/* Rounds until one ends because there is no work left. */
-static void mark_rounds(unsigned begun_by, void (*rest)(void)) {
-  do {
-    mark_round(begun_by, rest != NULL);
-    if (rest != NULL && wane__load_relaxed(&wane__mark_rest) != 0) {
-      rest();
-    }
-  } while (mark_is_left());
-}
-
-void wane__mark_all(unsigned begun_by, void (*rest)(void),
-                    struct wane__mark_totals *totals) {
-  struct marker *first = markers[0];
-  unsigned active = mark_state.active;
-  do {
-    mark_rounds(begun_by, rest);
-    totals->rescans += mark_rescan();
-    first->has_put_aside = false;
-    wane__ephemerons_settle_stw(active, mark_wake_ephemeron);
-  } while (first->top != first->bottom || first->later_count != 0 ||
-           first->overflowed || first->has_put_aside);
-  for (unsigned i = 0; i < active; i++) {
-    struct marker *m = markers[i];
-    WANE_ASSERT(m->top == m->bottom && m->share_count == 0 &&
-                    m->later_count == 0,
-                "INV-mark-1: no marker leaves work behind");
-    totals->objects += m->objects;
-    totals->bytes += m->bytes;
-    totals->cpu_ns += m->cpu_ns;
-    totals->waiting_bytes += m->waiting_bytes;
-    totals->outside.files += m->outside.files;
-    totals->outside.bytes += m->outside.bytes;
-    totals->outside.adopted_bytes += m->outside.adopted_bytes;
-    totals->helpers_cpu_ns += i != 0 ? m->cpu_ns : 0;
-    m->done_bytes += m->bytes;
-    wane__store_relaxed(&m->progress_bytes, m->done_bytes);
-    m->objects = m->bytes = m->cpu_ns = m->waiting_bytes = 0;
-    m->outside = (struct wane__mark_outside){0};
-    marker_release(m);
-  }
-}
-
-void wane__mark_fork_child(void) {
-  marker_threads = 0;
-  wane__store(&mark_state.working, 0);
-  wane__store(&mark_state.starting, 0);
-  wane__range_fork_child();
-  for (unsigned i = 0; i < MARKERS_MAX && markers[i] != NULL; i++) {
-    struct marker *m = markers[i];
-    wane__lock_reset(&m->share_lock);
-    m->bottom = m->top = m->stack;
-    m->later_count = m->share_count = 0;
-    m->overflowed = m->has_put_aside = false;
-  }
 }
