@@ -661,7 +661,7 @@ static WANE_SCANS_MEMORY void again_object(struct wane__marker *m,
   if (start >= end) {
     return;
   }
-  if (!marker_has_room(m, 2 * ((end - start) / sizeof(uintptr_t)))) {
+  if (!marker_has_room(m, (end - start) / sizeof(uintptr_t))) {
     m->overflowed = true;
     return;
   }
