@@ -8,7 +8,8 @@
  * values does; the program, which allocates, forgets and runs finalizers; the
  * collector; a sweeper, which takes the cells in any order. Every load and
  * store of what two of them can see is a step of its own. As in weak_read.pml,
- * marking is one step with the world stopped, and a life is a ghost.
+ * marking is beside the program, between two stops, and a life is a ghost. How
+ * the pair comes to be on the right chain is in ephemeron_change.pml.
  *
  * In half of the runs the held word is weak, too.
  *
@@ -21,7 +22,8 @@
 // without: HELD_CHECK    nor at that of a held word that is weak
 // without: SECOND_CHECK  step 4: it does not look at the words again
 // without: READ_FENCE    step 4 may come before step 2
-// without: GUARD         the world may stop, and flip, inside a read
+// without: GUARD         the world may stop inside a read: marking may end
+// without: MARKING       while marking, what is not marked counts as dead
 // without: SWAP_GUARD    a word is changed in another guard than it was read in
 // without: REGISTER_ROOT what a read returned is hidden from the marker
 // without: CLEAR         the sweeper leaves the words as they are
@@ -48,6 +50,7 @@ byte hold;             /* cells in the reader's registers: bits */
 bool unswept[CELLS];
 bool waits[CELLS];     /* the pair is on that slot's chain */
 byte colour = 1;
+bool marking;
 byte guarded = 0;
 
 /* The pair. */
@@ -66,11 +69,17 @@ bool gone;             /* one of them was found dead, as they were */
 #define IS_HELD(cell) (hold & BIT(cell))
 #define IS_UNSWEPT (unswept[0] || unswept[1] || unswept[H])
 
-/* Step 2: not dead is what has another colour than the old. What is free may
-   be anything by now: then any byte can be read. */
+/* Step 2: not dead is what has another colour than the old, and anything while
+   marking is under way. What is free may be anything by now: then any byte can
+   be read. */
+#ifdef WITHOUT_MARKING
+#  define IS_OLD(cell) (mark[cell] == OTHER(colour))
+#else
+#  define IS_OLD(cell) (mark[cell] == OTHER(colour) && !marking)
+#endif
 inline load_mark(cell) {
   if
-  :: seen = (mark[cell] == OTHER(colour))
+  :: seen = IS_OLD(cell)
   :: mark[cell] == 0 -> seen = false
   :: mark[cell] == 0 -> seen = true
   fi
@@ -184,7 +193,7 @@ is_null:
   goto end
 }
 
-#define IS_LIVE(cell) (mark[cell] == colour)
+#define IS_LIVE(cell) (mark[cell] == colour || marking && mark[cell] != 0)
 
 /* Puts the object of the other cell in, which it holds. Its read is one step
    here: the reader has the single ones. */
@@ -239,10 +248,17 @@ end:
   od
 }
 
-inline flip_cell(cell) {
+inline mark_cell(cell) {
   if
   :: occupant[cell] && (root[cell] || IS_HELD(cell)) -> mark[cell] = colour
   :: else
+  fi
+}
+/* Beside the program, when a marker comes by. */
+inline may_mark_cell(cell) {
+  if
+  :: d_step { marking; mark_cell(cell) }
+  :: true
   fi
 }
 inline find_dead(cell) {
@@ -258,7 +274,7 @@ proctype collector() {
   byte cycles = 0;
   do
   :: cycles < CYCLES ->
-    d_step {
+    d_step { /* the first stop */
 #ifdef WITHOUT_SWEEP_FINISH
       guarded == 0 ->
 #else
@@ -266,9 +282,16 @@ proctype collector() {
 #endif
       cycles++;
       colour = OTHER(colour);
-      flip_cell(0);
-      flip_cell(1);
-      flip_cell(H);
+      marking = true
+    }
+    may_mark_cell(0);
+    may_mark_cell(H);
+    skip;
+    d_step { /* the last one */
+      guarded == 0 ->
+      mark_cell(0);
+      mark_cell(1);
+      mark_cell(H);
       if
       :: weak != NONE && !both && mark[weak] == colour -> mark[H] = colour
       :: else
@@ -285,7 +308,8 @@ proctype collector() {
         waits[H] = true;
         gone = true
       :: else
-      fi
+      fi;
+      marking = false
     }
   :: cycles == CYCLES -> break
   od

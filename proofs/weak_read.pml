@@ -17,7 +17,9 @@
 // without: MARK_CHECK     the reader does not look at the mark byte
 // without: SECOND_CHECK   the reader loads the generation once
 // without: READ_FENCE     its last load may come before that of the mark byte
-// without: GUARD          the world may stop, and flip, inside a read
+// without: GUARD          the world may stop inside a read: marking may end
+// without: MARKING        while marking, what is not marked counts as dead
+// without: LAST_STOP      only the first stop looks at readers' registers
 // without: REGISTER_ROOT  what a read returned is hidden from the marker
 // without: BUMP           the sweeper leaves the generation as it is
 // without: SWEEP_ORDER    the sweeper frees the memory, then clears the slot
@@ -45,6 +47,7 @@ bool loaded[READERS]; /* its address is in a reader's registers */
 
 /* The cycle. */
 byte colour = 1;
+byte dead_colour = OTHER(1); /* of what was found dead; 0 while marking */
 bool unswept;
 byte guarded = 0; /* how many are in a guard */
 
@@ -72,8 +75,14 @@ byte held[READERS];     /* life that a reader holds, 0: none */
 #define LOCK atomic { !locked -> locked = true }
 #define UNLOCK locked = false
 
-/* Two loads, in either order. Once the cell is free its mark byte may serve
+/* Not dead is what is not free, and has not the colour of what was found dead.
+   Two loads, in either order. Once the cell is free its mark byte may serve
    another group: then anything can be read there. */
+#ifdef WITHOUT_MARKING
+#  define DEAD_COLOUR OTHER(colour)
+#else
+#  define DEAD_COLOUR dead_colour
+#endif
 inline load_mark() {
   if
   :: seen_mark = mark
@@ -82,12 +91,12 @@ inline load_mark() {
 }
 inline check_mark() {
   if
-  :: load_mark(); seen_colour = colour
-  :: seen_colour = colour; load_mark()
+  :: load_mark(); seen_dead = DEAD_COLOUR
+  :: seen_dead = DEAD_COLOUR; load_mark()
   fi;
   if
-  :: seen_mark != seen_colour -> goto is_null
-  :: else -> d_step { seen_mark = 0; seen_colour = 0 }
+  :: seen_mark == 0 || seen_mark == seen_dead -> goto is_null
+  :: else -> d_step { seen_mark = 0; seen_dead = 0 }
   fi
 }
 
@@ -99,7 +108,7 @@ inline check_generation() {
 }
 
 proctype reader(byte me) {
-  byte life, seen_mark, seen_colour;
+  byte life, seen_mark, seen_dead;
 end:
   do
   :: handle[1] -> life = 1; goto read
@@ -154,7 +163,7 @@ is_null:
     assert(dead[life]); /* NULL is never a mistake either */
     loaded[me] = false;
     seen_mark = 0;
-    seen_colour = 0;
+    seen_dead = 0;
     READER_LEAVE
   }
   goto end
@@ -220,11 +229,20 @@ end:
   od
 }
 
+#define IS_HELD (loaded[0] || loaded[1])
+#ifdef WITHOUT_LAST_STOP
+#  define IS_HELD_LAST false
+#else
+#  define IS_HELD_LAST IS_HELD
+#endif
+
+/* Marks beside the program, between two stops. What of that comes upon the
+   object depends on when it looks: here it may or may not. */
 proctype collector() {
   byte cycles = 0;
   do
   :: cycles < CYCLES ->
-    d_step {
+    d_step { /* the first stop */
 #ifdef WITHOUT_SWEEP_FINISH
       guarded == 0 ->
 #else
@@ -232,13 +250,28 @@ proctype collector() {
 #endif
       cycles++;
       colour = OTHER(colour);
+      dead_colour = 0;
       if
-      :: occupant && (root || callback || loaded[0] || loaded[1]) ->
-        mark = colour
-      :: occupant && !(root || callback || loaded[0] || loaded[1]) ->
-        dead[occupant] = true
-      :: !occupant
+      :: occupant && IS_HELD -> mark = colour
+      :: else
+      fi
+    }
+    if
+    :: d_step { occupant && (root || callback) -> mark = colour }
+    :: true
+    fi;
+    skip;
+    d_step { /* the last one */
+      guarded == 0 ->
+      if
+      :: occupant && (root || callback || IS_HELD_LAST) -> mark = colour
+      :: else
       fi;
+      if
+      :: occupant && mark != colour -> dead[occupant] = true
+      :: else
+      fi;
+      dead_colour = OTHER(colour);
       unswept = true
     }
   :: cycles == CYCLES -> break

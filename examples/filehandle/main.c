@@ -104,8 +104,8 @@ static void report(DIR *listing, size_t at_start) {
   size_t count;
   wane_collect();
   wane_drain(-1);
-  printf("descriptors: %zu before a collection, %zu after\n",
-         before - at_start, count_open(listing) - at_start);
+  printf("descriptors: %zu before a collection, %zu after\n", before - at_start,
+         count_open(listing) - at_start);
   count = wane_read_nets(nets, NETS_MAX);
   for (size_t i = 0; i < count && i < NETS_MAX; i++) {
     printf("%s:%d: %llu opened, %llu never closed\n", nets[i].file,

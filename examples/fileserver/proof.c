@@ -30,10 +30,28 @@ static bool is_beneath(const char *line) {
          (path[length] == '/' || proof.dir[length - 1] == '/');
 }
 
+struct mapping {
+  unsigned long start, end, offset, inode;
+};
+
+/* The kernel may show a mapping in pieces, one for each way in which it treats
+   them: does this line go on where the one before ended? */
+static bool is_piece(const char *line, struct mapping *last) {
+  struct mapping now = {0};
+  bool goes_on;
+  sscanf(line, "%lx-%lx %*s %lx %*s %lu", &now.start, &now.end, &now.offset,
+         &now.inode);
+  goes_on = now.inode == last->inode && now.start == last->end &&
+            now.offset == last->offset + (last->end - last->start);
+  *last = now;
+  return goes_on;
+}
+
 /* How many mappings are beneath the directory, -1 with errno; those after the
    first so many are named. */
 static long count_mapped(long unnamed) {
   FILE *maps = fopen("/proc/self/maps", "re");
+  struct mapping last = {0};
   char *line = NULL;
   size_t room = 0;
   long count = 0;
@@ -41,7 +59,9 @@ static long count_mapped(long unnamed) {
     return -1;
   }
   while (getline(&line, &room, maps) > 0) {
-    if (is_beneath(line) && ++count > unnamed && count <= unnamed + NAMED_MAX) {
+    bool goes_on = is_piece(line, &last);
+    if (is_beneath(line) && !goes_on && ++count > unnamed &&
+        count <= unnamed + NAMED_MAX) {
       fprintf(stderr, "fileserver: still mapped: %s", line);
     }
   }

@@ -1,12 +1,27 @@
 /* wane/collect.h: cycles and their pace, the numbers, memory given back.
    G1, D4, D8, D19. */
 /* no-variants */
+/* run: none WANE_OPTIONS=dirty=none */
 #include "support/child.h"
 
 #include <pthread.h>
 #include <unistd.h>
 
 #define MIB ((size_t)1 << 20)
+
+static bool is_forbidden(const char *backend) {
+  const char *options = getenv("WANE_OPTIONS");
+  return strcmp(backend, "none") != 0 && options != NULL &&
+         strstr(options, "dirty=none") != NULL;
+}
+
+/* How many times a cycle stops the world: once; or for the beginning and the
+   end of marking, and for a look at the stacks before each round. */
+static bool are_pauses_of(uint64_t pauses, uint64_t cycles) {
+  bool is_beside = strcmp(test_stats().dirty_backend, "none") != 0;
+  return is_beside ? pauses >= 2 * cycles && pauses <= 8 * cycles
+                   : pauses == cycles;
+}
 
 static void a_collection_is_one_forced_cycle(void **state) {
   (void)state;
@@ -18,8 +33,8 @@ static void a_collection_is_one_forced_cycle(void **state) {
   assert_int_equal(after.cycles_forced, before.cycles_forced + 10);
   assert_in_range(after.cycles_full, before.cycles_full + 10,
                   before.cycles_full + 11);
-  assert_in_range(after.pause_count, before.pause_count + 10,
-                  before.pause_count + 11);
+  assert_true(are_pauses_of(after.pause_count - before.pause_count,
+                            after.cycles_full - before.cycles_full));
   assert_true(after.pause_total_ns > before.pause_total_ns);
   assert_true(after.pause_p50_ns <= after.pause_p99_ns);
   assert_true(after.pause_p99_ns <= after.pause_max_ns);
@@ -92,8 +107,19 @@ static void allocation_is_counted(void **state) {
   assert_in_range(bytes, 740000, 740000 + 32768);
   assert_true(after.heap_peak_bytes >= after.heap_used_bytes);
   assert_true(after.heap_committed_bytes > 0);
-  assert_string_equal(after.dirty_backend, "none");
   assert_true(after.threads_attached >= 1);
+}
+
+static void the_dirty_backend_has_a_name(void **state) {
+  (void)state;
+  static const char *const names[] = {"uffd", "softdirty", "none"};
+  const char *backend = test_stats().dirty_backend;
+  size_t i = 0;
+  while (i < TEST_COUNT(names) && strcmp(names[i], backend) != 0) {
+    i++;
+  }
+  assert_true(i < TEST_COUNT(names));
+  assert_false(is_forbidden(backend));
 }
 
 /* D8: no more than size bytes are written, and what is unknown is 0. */
@@ -160,13 +186,14 @@ static void the_heap_grows_by_the_percentage(void **state) {
   }
   wane_set_gc_percent(100);
   wane_collect();
-  assert_in_range(cycles_for(105 * MIB), 4, 6);
+  /* each begins early enough to end before so much is allocated */
+  assert_in_range(cycles_for(105 * MIB), 4, 8);
   wane_set_gc_percent(400);
   wane_collect();
-  assert_in_range(cycles_for(105 * MIB), 1, 2);
+  assert_in_range(cycles_for(105 * MIB), 1, 3);
   wane_set_gc_percent(20);
   wane_collect();
-  assert_in_range(cycles_for(105 * MIB), 20, 30);
+  assert_in_range(cycles_for(105 * MIB), 15, 30);
   wane_set_gc_percent(-1);
   wane_collect();
   assert_int_equal(cycles_for(105 * MIB), 0);
@@ -246,6 +273,7 @@ int main(void) {
       cmocka_unit_test(collecting_makes_room),
       cmocka_unit_test(live_bytes_are_those_of_live_objects),
       cmocka_unit_test(allocation_is_counted),
+      cmocka_unit_test(the_dirty_backend_has_a_name),
       cmocka_unit_test(stats_of_any_size_are_filled),
       cmocka_unit_test(stats_without_a_size_are_fatal),
       cmocka_unit_test(the_heap_grows_by_the_percentage),

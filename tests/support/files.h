@@ -40,6 +40,8 @@ size_t maps_named(const char *begin);
 size_t maps_total(void);
 /* How many mappings the system allows. */
 size_t maps_allowed(void);
+/* Without those that the library keeps from its start on, or opens later if it
+   could not then: two at most. */
 size_t descriptors_open(void);
 
 /* After test_settle: the library's numbers are those of the system. What is
