@@ -1,30 +1,33 @@
 /*
  * The cycle: from "enough has been allocated" to "what is dead can be used
- * again". In this version everything but the sweep happens in one stop.
+ * again".
  *
  *   1. Prepare, beside the program: the sweep of the cycle before is
  *      completed (INV-list-1), markers are made ready.
  *   2. Stop the world, while no module can be loaded or unloaded; once more,
  *      if a thread was stopped where its roots cannot be found.
- *   3. Flip: the current colour changes, so all objects count as unmarked;
- *      all groups become unswept; the runs in threads' caches get the new
- *      colour, as everything that is allocated from now on: new objects are
- *      black.
- *   4. Mark from the roots, in parallel; the arguments of cleanups are among
- *      them. Then from the fields of objects with finalizers that are not
- *      marked, less the objects themselves (special/cleanup).
- *   5. Verify and check, if asked to. Set the trigger of the next cycle.
+ *   3. Flip: the current colour changes, so all objects count as unmarked, new
+ *      ones, too, until marking ends. What threads hold is copied. Resume.
+ *   4. Mark beside the program, in rounds (collect/beside.h).
+ *   5. Stop the world again. Mark what is left, in parallel. What is unmarked
+ *      is dead now, and all groups are unswept; what threads have left of runs
+ *      gets the current colour, as everything that is allocated from now on.
+ *      Verify and check, if asked to. Set the trigger of the next cycle.
  *      Resume.
  *   6. Sweep, beside the program: allocating threads sweep the group they
  *      want to allocate from, a background thread the rest (collect/sweep).
  *      Deaths are dealt with group by group (special/death); callbacks run
  *      whenever their threads get to them.
  *
+ * Where nothing tells which memory is written (mark/dirty.h), 3 to 5 happen in
+ * one stop; finalizers' fields are marked last then (special/cleanup).
+ *
  * Who starts one: a thread whose allocation reaches the trigger, or whose
  * opening of files (heap/outside.h) does, wane_collect,
  * an allocation that found no room, stress mode, the background thread when
- * the program rests. One cycle at a time: the cycle lock is held from 1 to 5,
- * by the thread that collects.
+ * the program rests. For the trigger it is the collector thread
+ * (collect/collector.h). One cycle at a time: the cycle lock is held from 1 to
+ * 5, by the thread that collects.
  *
  * INV-cycle-1: colour and epoch change only with the world stopped.
  * Between cycles every live object's mark byte has the current colour.

@@ -171,6 +171,16 @@ bool wane__cache_refill(struct wane__context *self, enum wane__kind kind,
   }
 }
 
+/* While marking, something may wait for whoever marks a slot: that one is free
+   after the next sweep. */
+static void cache_free_slots(uint8_t *marks, size_t slots) {
+  for (size_t i = 0; i < slots; i++) {
+    if (marks[i] == 1 || marks[i] == 2) {
+      marks[i] = 0;
+    }
+  }
+}
+
 /* A rest in the cache's own group is free again. One in a group that a flip
    took away stays coloured, and is free after the next cycle: another thread
    may be changing that group's mark bytes now. */
@@ -184,7 +194,7 @@ static void cache_flush(struct wane__context *context,
     context->run_objects -= slots;
     if (cache->block != NULL &&
         wane__block_start(cache->block) == wane__head_start(found.head)) {
-      memset(found.mark, 0, slots);
+      cache_free_slots(found.mark, slots);
       wane__poison_forbid((void *)cache->cur, rest);
     }
   }

@@ -403,6 +403,7 @@ marker_scan_special(struct wane__marker *m, const struct mark_view *view,
     marker_count_outside(m, found, bytes);
     return;
   }
+  wane__fence_acquire(); /* a new object's layout is not older than its byte */
   if ((found->head & WANE__HEAD_LARGE) != 0 && marker_defer(found, bytes)) {
     return;
   }
