@@ -44,8 +44,9 @@ static bool pace_tight;                   /* relaxed */
 static uint64_t pace_maps_max;            /* 0: not asked yet. relaxed */
 static uint64_t pace_growth = UINT64_MAX; /* to the goal, from what lived at the
                                              end of the last cycle. relaxed */
-static uint64_t pace_beside; /* allocated while a cycle marks, as it seems.
-                                relaxed */
+static uint64_t pace_beside;      /* allocated while a cycle marks, as it seems.
+                                     relaxed */
+static uint64_t pace_last_beside; /* and in the last one. relaxed */
 static struct wane__pace_marking pace_marking; /* STW; marked is not kept;
                                                   ending relaxed */
 static uint64_t pace_files; /* live. relaxed, as is the next */
@@ -59,9 +60,11 @@ struct wane__pace_output wane__pace(const struct wane__pace_input *in) {
   struct wane__pace_output out = {.growth_bytes = UINT64_MAX};
   if (in->percent >= 0) {
     uint64_t minimum = PACE_MINIMUM * (in->threads > 1 ? in->threads : 1);
-    uint64_t base = pace_max(in->live_bytes, minimum);
+    uint64_t floating = pace_min(in->beside_bytes, in->live_bytes) / 2;
+    uint64_t base = pace_max(in->live_bytes - floating, minimum);
     uint64_t percent = in->percent == 0 ? 1 : (uint64_t)in->percent;
     out.growth_bytes = base / 100 * percent + base % 100 * percent / 100;
+    out.growth_bytes -= pace_min(floating / 2, out.growth_bytes / 2);
     if (!in->is_percent_set) {
       uint64_t extra = pace_min(out.growth_bytes / 4, PACE_EXTRA_MAX);
       out.growth_bytes += extra;
@@ -257,6 +260,7 @@ void wane__pace_set_trigger(void) {
       .overhead_bytes =
           wane__load_relaxed(&pace_adopted_bytes) +
           (totals.used_bytes > known ? (totals.used_bytes - known) / 4 : 0),
+      .beside_bytes = wane__load_relaxed(&pace_last_beside),
       .is_percent_set = wane__load_relaxed(&pace_percent_set),
       .percent = wane__pace_percent(),
       .limit_bytes = wane__pace_limit(),
@@ -273,6 +277,7 @@ void wane__pace_set_trigger(void) {
 
 void wane__pace_note_beside(const struct wane__pace_last *last) {
   struct wane__pace_last in = *last;
+  wane__store_relaxed(&pace_last_beside, last->beside_bytes);
   in.guess_bytes = wane__load_relaxed(&pace_beside);
   wane__store_relaxed(&pace_beside, wane__pace_beside(&in));
 }

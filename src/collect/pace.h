@@ -5,6 +5,10 @@
  *   growth = max(live, minimum) * percent / 100,
  *   minimum = 4 MiB for each thread that allocates, up to the number of CPUs:
  *   they reach it together, and each cycle stops them all
+ *   where a cycle marked beside the program: of what it found live about as
+ *   much was dropped meanwhile as half of what was allocated: live -= beside /
+ * 2 for this formula, growth -= beside / 4, so that the goal is that of a stop
+ *   and a little more
  *   as long as no percentage was set: growth += min(growth / 4, 64 MiB)
  *   while the system is short of memory (PSI): half of that
  *   with a memory limit: at most limit - live - overhead, but at least
@@ -37,6 +41,8 @@ struct wane__pace_input {
   uint64_t live_bytes;
   unsigned threads;        /* that can allocate at once */
   uint64_t overhead_bytes; /* of the limit, taken by other than live objects */
+  uint64_t beside_bytes;   /* allocated while the last cycle marked; 0: it did
+                              so in one stop */
   bool is_percent_set;     /* by the program or an option */
   int percent;             /* negative: no cycles but limit-driven ones */
   uint64_t limit_bytes;    /* UINT64_MAX: none */
