@@ -497,8 +497,12 @@ static TEST_NOINLINE void use_root(size_t turn, struct test_random *random) {
       root[i] = node_new(i);
     }
     if (turn % 5 == 0) { /* and they go on as a root */
+      struct node **copy = wane_new_array(struct node *, count);
+      require(copy != NULL);
+      memcpy(copy, root, count * sizeof *root);
       wane_remove_root(root);
       wane_add_root(root, count * sizeof *root);
+      wane_keep_alive(copy);
     }
     require(wane_alloc(20000) != NULL);
     if (turn % 10 == 0) {
@@ -665,7 +669,7 @@ static void require_whole(const struct node *node) {
 static TEST_NOINLINE void read_for_a_while(struct weak_reader *reader) {
   struct node **held = wane_new_array(struct node *, HELD);
   require(held != NULL);
-  for (size_t step = 0; step < 10 * WEAKS && goes_on(); step++) {
+  for (size_t step = 0; step < 10 * WEAKS; step++) {
     size_t i = test_below(&reader->random, WEAKS);
     size_t j = test_below(&reader->random, HELD);
     struct node *node = wane_weak_value(reader->weaks[i]);
@@ -694,9 +698,10 @@ static void *read_weak_pointers(void *unused) {
     test_scrub();
     uint64_t cycles = test_stats().cycles_full;
     while (goes_on() && test_stats().cycles_full < cycles + 2) {
-      test_sleep_ms(1); /* whom nobody reads of, dies */
+      test_sleep_ms(1); /* what nobody reads of, dies */
     }
   }
+  read_for_a_while(reader);
   free(reader);
   return NULL;
 }

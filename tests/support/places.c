@@ -351,6 +351,7 @@ static void pin_put(size_t slot, void *pointer) {
 static void *pin_take(size_t slot) {
   void *pointer = test_reveal(plain->pinned[slot]);
   wane_unpin(pointer);
+  wane_keep_alive(pointer);
   return pointer;
 }
 

@@ -73,7 +73,12 @@ _Noreturn void test_require_failed(const char *what, const char *file,
 
 /* A pointer as a number that does not look like one, and back. */
 static inline uintptr_t test_hide(const void *ptr) { return ~(uintptr_t)ptr; }
-static inline void *test_reveal(uintptr_t hidden) { return (void *)~hidden; }
+/* The compiler must not put off the way back: that keeps the object alive. */
+static inline void *test_reveal(uintptr_t hidden) {
+  void *ptr = (void *)~hidden;
+  __asm__ volatile("" : "+r"(ptr));
+  return ptr;
+}
 
 /* Overwrites the unused stack below the caller, and the registers. */
 void test_scrub(void);
