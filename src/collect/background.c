@@ -86,16 +86,10 @@ static bool background_is_pressed(void) {
   return is_pressed;
 }
 
-/* What may still be allocated before the next cycle, and a tenth. */
+/* What may still be allocated before the next cycle has ended, and a tenth. */
 static uint64_t background_keep(void) {
-  const struct wane__heap_meter *meter = &wane__heap_meter;
-  uint64_t trigger = wane__load_relaxed(&meter->trigger_bytes);
-  uint64_t since = wane__load_relaxed(&meter->since_flip_bytes);
-  if (trigger == UINT64_MAX) {
-    return UINT64_MAX;
-  }
-  uint64_t rest = trigger > since ? trigger - since : 0;
-  return rest + rest / 10;
+  uint64_t room = wane__pace_room();
+  return room == UINT64_MAX ? room : room + room / 10;
 }
 
 /* True if a cycle may free a good part of the heap. */

@@ -29,7 +29,7 @@
 #define BESIDE_RANGE_MIN ((uintptr_t)32 << 10)
 /* Modules can not be closed, nor roots removed, while so much is scanned. */
 #define BESIDE_HELD_BYTES ((uintptr_t)4 << 20)
-#define BESIDE_SLOW_NS 200000
+#define BESIDE_SLOW_NS 1000000
 
 /* A large root range, as of the beginning of marking. The pages that lie
    wholly in it are tracked. */
@@ -199,10 +199,12 @@ static void beside_again(void *unused, uintptr_t start, uintptr_t end) {
   wane__finalizers_mark_again(start, end);
 }
 
-static void beside_first(void *unused, uintptr_t start, uintptr_t end) {
-  (void)unused;
-  wane__mark_again_now(start, end);
-  wane__finalizers_mark_again(start, end);
+static void beside_first(void *ctx, uintptr_t start, uintptr_t end) {
+  const bool *is_any_marked = ctx;
+  if (*is_any_marked) {
+    wane__mark_again_now(start, end);
+    wane__finalizers_mark_again(start, end);
+  }
 }
 
 static void beside_grey_objects(void *unused, const uintptr_t *words,
@@ -228,8 +230,12 @@ static bool beside_take_grey(void) {
          has_all;
 }
 
-static void beside_set_slow(bool is_slow) {
-  wane__store_relaxed(&wane__heap_meter.is_slow, is_slow);
+static void beside_set_slow(void) {
+  wane__store_relaxed(&wane__heap_meter.is_slow, true);
+}
+
+/* Those that wait go on, with a small run. */
+static void beside_wake_slow(void) {
   wane__add(&slow_round, 1);
   wane__os_futex_wake(&slow_round, INT32_MAX);
 }
@@ -237,6 +243,7 @@ static void beside_set_slow(bool is_slow) {
 void wane__beside_slow(void) {
   uint32_t round = wane__load(&slow_round);
   if (wane__load_relaxed(&wane__heap_meter.is_slow)) {
+    wane__mark_invite();
     (void)wane__os_futex_wait(&slow_round, round, BESIDE_SLOW_NS);
   }
 }
@@ -248,6 +255,9 @@ static size_t beside_round(struct wane__beside *beside,
   if (pages == SIZE_MAX || !ranges_visit(range_round, &pages) ||
       !beside_take_grey()) {
     return SIZE_MAX;
+  }
+  if (pages > BESIDE_PAGES_FEW) {
+    beside_set_slow();
   }
   wane__mark_all(beside->markers, wane__cycle_rest, totals);
   wane__phase(WANE__PHASE_ROUND);
@@ -265,7 +275,9 @@ static bool beside_mark_all(struct wane__beside *beside,
   wane__phase(WANE__PHASE_BEFORE_ARMING);
   /* all that was not armed counts as written; what is marked of that, if the
      first stop marked any, may have been scanned before */
-  if (wane__dirty_fetch(WANE__DIRTY_FIRST, beside_first, NULL) == SIZE_MAX) {
+  bool is_any_marked = totals->objects != 0 || !wane__mark_has_nothing();
+  if (wane__dirty_fetch(WANE__DIRTY_FIRST, beside_first, &is_any_marked) ==
+      SIZE_MAX) {
     return false;
   }
   wane__phase(WANE__PHASE_ARMED);
@@ -291,13 +303,6 @@ static bool work_is_little(const struct beside_work *work) {
   return work->pages <= BESIDE_PAGES_FEW && work->objects <= BESIDE_OBJECTS_FEW;
 }
 
-/* Rounds are not coming to an end by themselves. */
-static bool work_is_as_much(const struct beside_work *work,
-                            const struct beside_work *before) {
-  return !work_is_little(work) && (work->pages > before->pages / 2 ||
-                                   work->objects > before->objects / 2);
-}
-
 void wane__beside_mark(struct wane__beside *beside,
                        struct wane__mark_totals *totals) {
   struct beside_work work = {SIZE_MAX - 1, UINT64_MAX};
@@ -308,13 +313,15 @@ void wane__beside_mark(struct wane__beside *beside,
   wane__pace_set_ending(true);
   while (work.pages != SIZE_MAX && !work_is_little(&work) &&
          beside->rounds < rounds_max) {
-    struct beside_work before = work;
     uint64_t objects = totals->objects;
     beside->look(beside->ctx);
     work.pages = beside_round(beside, totals);
     work.objects = totals->objects - objects;
     beside->rounds++;
-    beside_set_slow(work.pages != SIZE_MAX && work_is_as_much(&work, &before));
+    if (work.objects > BESIDE_OBJECTS_FEW) {
+      beside_set_slow();
+    }
+    beside_wake_slow();
   }
   beside->is_tracked = work.pages != SIZE_MAX;
   wane__mark_close();

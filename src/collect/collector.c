@@ -18,13 +18,12 @@ static bool collector_runs; /* written with the cycle lock. relaxed */
 static void *collector_thread(void *arg) {
   (void)arg;
   for (;;) {
-    uint32_t wanted = wane__load(&collector_wanted);
+    uint32_t wanted = wane__exchange(&collector_wanted, COLLECTOR_NONE);
     if (wanted == COLLECTOR_NONE) {
       wane__os_futex_wait(&collector_wanted, COLLECTOR_NONE, -1);
       continue;
     }
     wane__cycle_run((enum wane__cycle_reason)wanted, false, 0);
-    wane__store(&collector_wanted, COLLECTOR_NONE);
   }
   return NULL;
 }

@@ -627,6 +627,8 @@ static void cycle_hold(size_t more_bytes) {
                holds == HOLDS_MAX) {
       wane__cycle_run(cycle_trigger_reason(), false, more_bytes);
       return;
+    } else {
+      wane__collector_ask(cycle_trigger_reason());
     }
     (void)wane__os_futex_wait(&nothing, 0, HOLD_NS);
   }

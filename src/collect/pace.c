@@ -44,6 +44,9 @@ static bool pace_tight;                   /* relaxed */
 static uint64_t pace_maps_max;            /* 0: not asked yet. relaxed */
 static uint64_t pace_growth = UINT64_MAX; /* to the goal, from what lived at the
                                              end of the last cycle. relaxed */
+static uint64_t pace_room = UINT64_MAX;   /* from the last flip to the end of
+                                             the cycle that is next, or runs.
+                                             relaxed */
 static uint64_t pace_beside;      /* allocated while a cycle marks, as it seems.
                                      relaxed */
 static uint64_t pace_last_beside; /* and in the last one. relaxed */
@@ -233,7 +236,11 @@ static void pace_set_outside(uint64_t blocks_left) {
   wane__store_relaxed(&meter->trigger_adopted_bytes, out.adopted_bytes);
 }
 
-static void pace_set_trigger(uint64_t bytes) {
+/* A cycle begins when so much has been allocated, and may go on until growth
+   is. */
+static void pace_set_trigger(uint64_t bytes, uint64_t growth) {
+  wane__store_relaxed(&pace_growth, growth);
+  wane__store_relaxed(&pace_room, growth);
   wane__store_relaxed(&wane__heap_meter.trigger_bytes, bytes);
   wane__store_relaxed(&wane__heap_meter.ask_bytes, bytes);
 }
@@ -242,8 +249,8 @@ void wane__pace_put_off(uint64_t bytes) {
   uint64_t trigger = wane__load_relaxed(&wane__heap_meter.trigger_bytes);
   uint64_t since = wane__load_relaxed(&wane__heap_meter.since_flip_bytes);
   if (trigger != UINT64_MAX) {
-    pace_set_trigger(pace_max(since, trigger) + bytes);
-    wane__store_relaxed(&pace_growth, pace_max(since, trigger) + bytes);
+    bytes += pace_max(since, trigger);
+    pace_set_trigger(bytes, bytes);
   }
 }
 
@@ -269,9 +276,9 @@ void wane__pace_set_trigger(void) {
   struct wane__pace_output out = wane__pace(&in);
   wane__store_relaxed(&pace_by_limit, out.by_limit);
   wane__store_relaxed(&pace_tight, out.tight);
-  wane__store_relaxed(&pace_growth, out.growth_bytes);
   pace_set_trigger(
-      wane__pace_trigger(out.growth_bytes, wane__load_relaxed(&pace_beside)));
+      wane__pace_trigger(out.growth_bytes, wane__load_relaxed(&pace_beside)),
+      out.growth_bytes);
   pace_set_outside(totals.outside_left_blocks);
 }
 
@@ -291,6 +298,15 @@ void wane__pace_begin_marking_stw(uint64_t used_bytes) {
       .used_bytes = used_bytes, .goal_bytes = goal, .expected_bytes = live};
   wane__store_relaxed(&wane__heap_meter.ask_bytes,
                       wane__pace_allowance(&pace_marking));
+  struct wane__pace_marking end = pace_marking;
+  end.is_ending = true;
+  wane__store_relaxed(&pace_room, wane__pace_allowance(&end));
+}
+
+uint64_t wane__pace_room(void) {
+  uint64_t room = wane__load_relaxed(&pace_room);
+  uint64_t since = wane__load_relaxed(&wane__heap_meter.since_flip_bytes);
+  return room == UINT64_MAX ? room : room > since ? room - since : 0;
 }
 
 void wane__pace_set_ending(bool is_ending) {
@@ -324,8 +340,8 @@ void wane__pace_init(void) {
   struct wane__pace_input in = {.is_percent_set = pace_percent_set,
                                 .percent = pace_percent,
                                 .limit_bytes = UINT64_MAX};
-  pace_growth = wane__pace(&in).growth_bytes;
-  pace_set_trigger(pace_growth);
+  uint64_t growth = wane__pace(&in).growth_bytes;
+  pace_set_trigger(growth, growth);
   pace_set_outside((uint64_t)wane__options.reserve_mb << 20 >>
                    WANE__BLOCK_LOG2);
 }

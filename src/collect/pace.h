@@ -151,6 +151,10 @@ void wane__pace_put_off(uint64_t bytes);
 /* Whether so many bytes more may be allocated while a cycle marks, or one is
    due; if so, says when to ask again. Guarded. */
 bool wane__pace_may_allocate(size_t more_bytes, bool is_marking);
+/* How much may still be allocated before memory that is free now is needed
+   no more: until the end of the cycle that runs, or of the next. UINT64_MAX:
+   there will be none. */
+uint64_t wane__pace_room(void);
 /* Marking is in its last rounds, or not. lock: cycle. */
 void wane__pace_set_ending(bool is_ending);
 bool wane__pace_is_by_limit(void);

@@ -100,6 +100,8 @@ void wane__mark_invite(void);
 void wane__mark_close(void);
 /* Bytes marked in this cycle so far, not exact. Any thread. */
 uint64_t wane__mark_progress(void);
+/* Since wane__mark_prepare nothing has been marked. Between rounds. */
+bool wane__mark_has_nothing(void);
 
 /* The marker threads are gone. What was still to be scanned is forgotten: in a
    child that was born while marking all that is marked is scanned again. */

@@ -197,6 +197,14 @@ uint64_t wane__mark_progress(void) {
   return bytes;
 }
 
+bool wane__mark_has_nothing(void) {
+  uint64_t objects = 0;
+  for (unsigned i = 0; i < wane__mark_state.active; i++) {
+    objects += wane__markers[i]->objects + wane__markers[i]->done_bytes;
+  }
+  return objects == 0;
+}
+
 /* Repairs overflows, by the first marker alone; returns how many searches of
    the heap it took. */
 static unsigned mark_rescan(void) {
