@@ -63,11 +63,10 @@ struct wane__pace_output wane__pace(const struct wane__pace_input *in) {
   struct wane__pace_output out = {.growth_bytes = UINT64_MAX};
   if (in->percent >= 0) {
     uint64_t minimum = PACE_MINIMUM * (in->threads > 1 ? in->threads : 1);
-    uint64_t floating = pace_min(in->beside_bytes, in->live_bytes) / 2;
+    uint64_t floating = pace_min(in->beside_bytes, in->live_bytes) / 8;
     uint64_t base = pace_max(in->live_bytes - floating, minimum);
     uint64_t percent = in->percent == 0 ? 1 : (uint64_t)in->percent;
     out.growth_bytes = base / 100 * percent + base % 100 * percent / 100;
-    out.growth_bytes -= pace_min(floating / 2, out.growth_bytes / 2);
     if (!in->is_percent_set) {
       uint64_t extra = pace_min(out.growth_bytes / 4, PACE_EXTRA_MAX);
       out.growth_bytes += extra;

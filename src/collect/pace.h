@@ -5,10 +5,8 @@
  *   growth = max(live, minimum) * percent / 100,
  *   minimum = 4 MiB for each thread that allocates, up to the number of CPUs:
  *   they reach it together, and each cycle stops them all
- *   where a cycle marked beside the program: of what it found live about as
- *   much was dropped meanwhile as half of what was allocated: live -= beside /
- * 2 for this formula, growth -= beside / 4, so that the goal is that of a stop
- *   and a little more
+ *   where a cycle marked beside the program, some of what it found live was
+ *   dropped meanwhile; that shall not grow: live -= beside / 8 for this formula
  *   as long as no percentage was set: growth += min(growth / 4, 64 MiB)
  *   while the system is short of memory (PSI): half of that
  *   with a memory limit: at most limit - live - overhead, but at least
