@@ -295,6 +295,7 @@ static unsigned cycle_add_roots(struct wane__cycle_trace *trace) {
 }
 
 static void cycle_note_beside(const struct wane__cycle_trace *trace,
+                              uint64_t last_live_bytes,
                               uint64_t allocated_bytes) {
   static uint64_t last_end_ns; /* cycle lock */
   uint64_t now = wane__os_now_ns();
@@ -302,7 +303,8 @@ static void cycle_note_beside(const struct wane__cycle_trace *trace,
       .beside_bytes = allocated_bytes,
       .beside_ns = now - trace->flip_ns,
       .before_bytes = trace->since_bytes,
-      .before_ns = last_end_ns != 0 ? trace->flip_ns - last_end_ns : 0};
+      .before_ns = last_end_ns != 0 ? trace->flip_ns - last_end_ns : 0,
+      .last_live_bytes = last_live_bytes};
   wane__pace_note_beside(&last);
   last_end_ns = now;
 }
@@ -313,13 +315,16 @@ static void cycle_set_pace(struct wane__cycle_trace *trace) {
   /* entries of tables whose keys died are garbage, if only for the next cycle:
      were they to count as live, a table would let the heap grow by them, and
      grow with it */
+  uint64_t last_live = wane__heap_meter.live_bytes;
   trace->live_bytes = totals->bytes - totals->outside.bytes;
   wane__store_relaxed(&wane__heap_meter.live_bytes,
                       trace->live_bytes - totals->waiting_bytes);
   wane__pace_note_outside_stw(totals->outside.files,
                               totals->outside.adopted_bytes);
   if (trace->flipped && trace->flip_ns != 0) {
-    cycle_note_beside(trace, allocated);
+    cycle_note_beside(trace, last_live, allocated);
+  } else {
+    wane__pace_note_stop();
   }
   wane__pace_set_trigger();
 }

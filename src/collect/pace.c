@@ -20,8 +20,9 @@
 #define PACE_EXTRA_MAX (64ull << 20)
 /* Parts of a growth, and of a goal. */
 #define PACE_EARLY_LEAST 20
-#define PACE_ROOM_LEAST 16
-#define PACE_TAIL 12
+#define PACE_ROOM_LEAST 64
+#define PACE_TAIL 16
+#define PACE_FIRST_GUESS 4
 /* Between two looks at how far marking has come. */
 #define PACE_STEP (256ull << 10)
 #define OUTSIDE_MINIMUM 1024ull
@@ -50,6 +51,7 @@ static uint64_t pace_room = UINT64_MAX;   /* from the last flip to the end of
 static uint64_t pace_beside;      /* allocated while a cycle marks, as it seems.
                                      relaxed */
 static uint64_t pace_last_beside; /* and in the last one. relaxed */
+static uint64_t pace_last_live;   /* found by the cycle before. relaxed */
 static struct wane__pace_marking pace_marking; /* STW; marked is not kept;
                                                   ending relaxed */
 static uint64_t pace_files; /* live. relaxed, as is the next */
@@ -59,11 +61,20 @@ static uint64_t pace_max(uint64_t a, uint64_t b) { return a > b ? a : b; }
 
 static uint64_t pace_min(uint64_t a, uint64_t b) { return a < b ? a : b; }
 
+/* What lives by mistake, as it seems. */
+static uint64_t pace_floating(const struct wane__pace_input *in) {
+  uint64_t more = in->live_bytes > in->last_live_bytes
+                      ? in->live_bytes - in->last_live_bytes
+                      : 0;
+  uint64_t beside = pace_min(in->beside_bytes, in->live_bytes);
+  return pace_max(beside / 8, pace_min(beside / 2, more));
+}
+
 struct wane__pace_output wane__pace(const struct wane__pace_input *in) {
   struct wane__pace_output out = {.growth_bytes = UINT64_MAX};
   if (in->percent >= 0) {
     uint64_t minimum = PACE_MINIMUM * (in->threads > 1 ? in->threads : 1);
-    uint64_t floating = pace_min(in->beside_bytes, in->live_bytes) / 8;
+    uint64_t floating = pace_floating(in);
     uint64_t base = pace_max(in->live_bytes - floating, minimum);
     uint64_t percent = in->percent == 0 ? 1 : (uint64_t)in->percent;
     out.growth_bytes = base / 100 * percent + base % 100 * percent / 100;
@@ -261,6 +272,7 @@ void wane__pace_set_trigger(void) {
   uint64_t known = live + since;
   struct wane__pace_input in = {
       .live_bytes = live,
+      .last_live_bytes = wane__load_relaxed(&pace_last_live),
       .threads = wane__load_relaxed(&pace_threads),
       /* adopted pages; holes in groups that are partly live, while they are */
       .overhead_bytes =
@@ -283,9 +295,24 @@ void wane__pace_set_trigger(void) {
 
 void wane__pace_note_beside(const struct wane__pace_last *last) {
   struct wane__pace_last in = *last;
+  wane__store_relaxed(&pace_last_live, last->last_live_bytes);
   wane__store_relaxed(&pace_last_beside, last->beside_bytes);
   in.guess_bytes = wane__load_relaxed(&pace_beside);
   wane__store_relaxed(&pace_beside, wane__pace_beside(&in));
+}
+
+void wane__pace_note_stop(void) {
+  wane__store_relaxed(&pace_last_beside, 0);
+  wane__store_relaxed(&pace_beside, 0);
+}
+
+void wane__pace_guess_beside(void) {
+  uint64_t growth = wane__load_relaxed(&pace_growth);
+  if (growth != UINT64_MAX) {
+    wane__store_relaxed(&pace_beside, growth / PACE_FIRST_GUESS);
+    pace_set_trigger(wane__pace_trigger(growth, growth / PACE_FIRST_GUESS),
+                     growth);
+  }
 }
 
 void wane__pace_begin_marking_stw(uint64_t used_bytes) {
@@ -322,7 +349,7 @@ bool wane__pace_may_allocate(size_t more_bytes, bool is_marking) {
     allowed = wane__pace_allowance(&now);
   } else {
     uint64_t growth = wane__load_relaxed(&pace_growth);
-    allowed = growth + growth / PACE_TAIL;
+    allowed = growth + growth / PACE_ROOM_LEAST;
   }
   if (since >= allowed) {
     return false;

@@ -6,7 +6,9 @@
  *   minimum = 4 MiB for each thread that allocates, up to the number of CPUs:
  *   they reach it together, and each cycle stops them all
  *   where a cycle marked beside the program, some of what it found live was
- *   dropped meanwhile; that shall not grow: live -= beside / 8 for this formula
+ *   dropped meanwhile, and shall not count in this formula: by how much more
+ *   lives than after the cycle before, if that is at most half of what was
+ *   allocated beside it; an eighth of that at least
  *   as long as no percentage was set: growth += min(growth / 4, 64 MiB)
  *   while the system is short of memory (PSI): half of that
  *   with a memory limit: at most limit - live - overhead, but at least
@@ -37,14 +39,15 @@
 
 struct wane__pace_input {
   uint64_t live_bytes;
-  unsigned threads;        /* that can allocate at once */
-  uint64_t overhead_bytes; /* of the limit, taken by other than live objects */
-  uint64_t beside_bytes;   /* allocated while the last cycle marked; 0: it did
-                              so in one stop */
-  bool is_percent_set;     /* by the program or an option */
-  int percent;             /* negative: no cycles but limit-driven ones */
-  uint64_t limit_bytes;    /* UINT64_MAX: none */
-  bool is_pressed;         /* the system is short of memory */
+  uint64_t last_live_bytes; /* of the cycle before */
+  unsigned threads;         /* that can allocate at once */
+  uint64_t overhead_bytes;  /* of the limit, taken by other than live objects */
+  uint64_t beside_bytes;    /* allocated while the last cycle marked; 0: it did
+                               so in one stop */
+  bool is_percent_set;      /* by the program or an option */
+  int percent;              /* negative: no cycles but limit-driven ones */
+  uint64_t limit_bytes;     /* UINT64_MAX: none */
+  bool is_pressed;          /* the system is short of memory */
 };
 
 struct wane__pace_output {
@@ -69,6 +72,7 @@ struct wane__pace_last {
   uint64_t beside_ns;    /* how long it marked */
   uint64_t before_bytes; /* what was allocated since the cycle before... */
   uint64_t before_ns;    /* ...and in which time */
+  uint64_t last_live_bytes; /* what the cycle before had found */
 };
 /* What will be allocated while the next one marks: what was, or would have been
    at the pace of the time before. Less than was expected counts only by a
@@ -87,8 +91,8 @@ struct wane__pace_marking {
    that the numbers are of. Half of the room below the goal at once, as a
    program that keeps its pace is ahead of marking while the tracker is armed;
    the rest as what is expected is marked; then, as more is found, and towards
-   the end, a twelfth of the goal more: so the heap stays below 1.1 times the
-   goal. The room counts as a sixteenth of the goal at least, so that a cycle
+   the end, a sixteenth of the goal more: so the heap stays below 1.1 times the
+   goal. The room counts as a sixty-fourth of the goal at least, so that a cycle
    that begins late does not stop the program. */
 uint64_t wane__pace_allowance(const struct wane__pace_marking *in);
 
@@ -158,5 +162,10 @@ void wane__pace_set_ending(bool is_ending);
 bool wane__pace_is_by_limit(void);
 bool wane__pace_is_tight(void);
 void wane__pace_init(void);
+/* Cycles will mark beside the program; how long they take is not known. At
+   start. */
+void wane__pace_guess_beside(void);
+/* A cycle marked in one stop. STW. */
+void wane__pace_note_stop(void);
 
 #endif

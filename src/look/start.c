@@ -44,8 +44,8 @@ static bool start_try_locked(void) {
   if (!start_done) {
     bool ok = wane__arena_init() && wane__stop_init() && wane__threads_init() &&
               wane__fork_init();
-    if (ok) {
-      (void)wane__dirty_is_available(); /* nobody else uses it yet */
+    if (ok && wane__dirty_is_available()) { /* nobody else uses it yet */
+      wane__pace_guess_beside();
     }
     /* pairs with the acquire in start_attach */
     wane__store_release(&start_done, ok);
