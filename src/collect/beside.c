@@ -11,6 +11,7 @@
 #include "../mark/dirty.h"
 #include "../mutator/module.h"
 #include "../mutator/root.h"
+#include "../mutator/stop.h"
 #include "../special/cleanup.h"
 #include "cycle.h"
 #include "pace.h"
@@ -244,7 +245,7 @@ void wane__beside_slow(void) {
   uint32_t round = wane__load(&slow_round);
   if (wane__load_relaxed(&wane__heap_meter.is_slow)) {
     wane__mark_invite();
-    (void)wane__os_futex_wait(&slow_round, round, BESIDE_SLOW_NS);
+    wane__stop_rest(&slow_round, round, BESIDE_SLOW_NS);
   }
 }
 

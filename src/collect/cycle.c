@@ -635,7 +635,7 @@ static void cycle_hold(size_t more_bytes) {
     } else {
       wane__collector_ask(cycle_trigger_reason());
     }
-    (void)wane__os_futex_wait(&nothing, 0, HOLD_NS);
+    wane__stop_rest(&nothing, 0, HOLD_NS);
   }
 }
 

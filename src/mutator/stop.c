@@ -140,6 +140,68 @@ static void stop_park(struct wane__thread *thread, uintptr_t sp) {
   }
 }
 
+/* Values of a thread's `rest`. */
+enum stop_rest {
+  STOP_REST_NOT,
+  STOP_REST_RESTING,
+  STOP_REST_CLAIMED, /* by the stop under way */
+};
+
+/* The collector takes a resting thread as stopped. */
+static bool stop_claim_resting(struct wane__thread *thread) {
+  uint32_t resting = STOP_REST_RESTING;
+  return wane__cas(&thread->rest, &resting, STOP_REST_CLAIMED) &&
+         stop_claim(thread, stop_state.wanted);
+}
+
+/* Before the world goes on. */
+static void stop_return_resting(void) {
+  for (struct wane__thread *t = wane__threads; t != NULL; t = t->next) {
+    if (wane__load_relaxed(&t->rest) == STOP_REST_CLAIMED) {
+      wane__store(&t->rest, STOP_REST_RESTING);
+    }
+  }
+}
+
+/* Ends the calling thread's rest, as soon as no stop has claimed it. */
+static void stop_end_rest(struct wane__thread *self) {
+  for (;;) {
+    uint32_t released = wane__load(&stop_state.released);
+    uint32_t resting = STOP_REST_RESTING;
+    if (wane__cas(&self->rest, &resting, STOP_REST_NOT)) {
+      return;
+    }
+    wane__os_futex_wait(&stop_state.released, released, -1);
+  }
+}
+
+static WANE_NOINLINE void stop_rest(struct wane__thread *self,
+                                    const uint32_t *word, uint32_t value,
+                                    int64_t ns) {
+  stop_note_thread(self, (uintptr_t)__builtin_frame_address(0));
+  wane__store(&self->rest, STOP_REST_RESTING);
+  /* a stop that begins later sees that; one that began before may have sent
+     its signal, which is delivered when the rest is over */
+  if (!wane__stop_is_world_stopped()) {
+    (void)wane__os_futex_wait(word, value, ns);
+  }
+  stop_end_rest(self);
+}
+
+WANE_NOINLINE void wane__stop_rest(const uint32_t *word, uint32_t value,
+                                   int64_t ns) {
+  struct wane__registers registers;
+  uint64_t all = ~0ull;
+  uint64_t old;
+  WANE_CHECK(wane__self->attached && wane__self->guard == 0,
+             "INV-stop-3: only what may be stopped anywhere rests");
+  wane__registers_save(&registers);
+  stop_set_mask(SIG_SETMASK, &all, &old);
+  stop_rest((struct wane__thread *)wane__self, word, value, ns);
+  stop_set_mask(SIG_SETMASK, &old, NULL);
+  __asm__ volatile("" : : "r"(&registers) : "memory");
+}
+
 static WANE_SCANS_MEMORY void stop_handler(int signal, siginfo_t *info,
                                            void *context) {
   (void)signal;
@@ -269,6 +331,10 @@ static bool stop_send_all(void) {
     if (t->state != WANE__THREAD_ATTACHED || &t->context == wane__self) {
       continue;
     }
+    if (stop_claim_resting(t)) {
+      stop_count_one();
+      continue;
+    }
     int error = ok ? stop_send(t) : EAGAIN;
     if (error != 0) {
       stop_give_up(t, error);
@@ -366,6 +432,7 @@ bool wane__stop_is_world_stopped(void) {
 }
 
 void wane__resume_world(void) {
+  stop_return_resting();
   wane__store(&stop_state.released, stop_state.wanted);
   wane__os_futex_wake(&stop_state.released, INT32_MAX);
   stop_set_mask(SIG_SETMASK, &stop_saved_mask, NULL);

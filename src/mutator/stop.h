@@ -22,8 +22,14 @@
  *   handler whose sa_mask blocks all signals, or a mask set by the system call
  *   itself, makes the stop wait; after ten seconds a line says for whom;
  * - sits in a system call: it is interrupted and, with SA_RESTART, resumed;
- * - forks: fork waits for the cycle lock (collect/fork).
+ * - forks: fork waits for the stop to end (collect/fork).
  *
+ * - waits for marking to get on (wane__stop_rest): it has noted its stack and
+ *   its values, with signals blocked, and is taken as stopped without a signal;
+ *   it does not go on before the world does.
+ *
+ * INV-stop-3: a thread that rests is not guarded, and touches no object and
+ *   none of its own noted memory until its rest is over.
  * INV-stop-2: a thread parks once for each stop, and only for one under way:
  *   a signal from elsewhere does nothing.
  *
@@ -59,6 +65,11 @@ void wane__stop_note_values(struct wane__thread *thread);
    of pending signals stayed full): said once on stderr. */
 bool wane__stop_world(uintptr_t stack_pointer, unsigned spare_cpus);
 bool wane__stop_is_world_stopped(void);
+
+/* Waits on a futex, or until as many nanoseconds have passed; a stop meanwhile
+   need not wake the thread. Signals of the program are delivered afterwards.
+   The calling thread is attached and not guarded. */
+void wane__stop_rest(const uint32_t *word, uint32_t value, int64_t ns);
 void wane__resume_world(void);
 
 #endif

@@ -65,6 +65,7 @@ struct wane__thread {
 
   /* Written by the thread as it parks, read by the collector afterwards. */
   uint32_t parked_stop; /* number of the last stop it parked for. relaxed */
+  uint32_t rest;        /* whether it rests (wane__stop_rest). seq_cst */
   uintptr_t stack_pointer;
   uintptr_t alt_low; /* alternate signal stack, if it runs on one */
   uintptr_t alt_high;
