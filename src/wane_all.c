@@ -27,6 +27,7 @@
 #include "heap/typed.c"
 
 #include "mutator/interpose.c"
+#include "mutator/interpose_key.c"
 #include "mutator/interpose_mask.c"
 #include "mutator/module.c"
 #include "mutator/root.c"

@@ -276,7 +276,7 @@ static bool beside_mark_all(struct wane__beside *beside,
   wane__phase(WANE__PHASE_BEFORE_ARMING);
   /* all that was not armed counts as written; what is marked of that, if the
      first stop marked any, may have been scanned before */
-  bool is_any_marked = totals->objects != 0 || !wane__mark_has_nothing();
+  bool is_any_marked = beside->was_left || !wane__mark_has_nothing();
   if (wane__dirty_fetch(WANE__DIRTY_FIRST, beside_first, &is_any_marked) ==
       SIZE_MAX) {
     return false;

@@ -54,6 +54,7 @@ struct wane__beside {
   unsigned markers; /* that mark; more may be invited */
   unsigned rounds;  /* of looking at what was written */
   unsigned retries; /* of the last stop */
+  bool was_left;    /* another cycle began this marking */
   bool is_tracked;  /* what was written since is known */
 };
 

@@ -383,6 +383,7 @@ static void cycle_mark_beside(struct wane__cycle_trace *trace) {
   unsigned retries;
   wane__phase(WANE__PHASE_FLIPPED);
   trace->beside.markers = cycle_markers_beside(trace);
+  trace->beside.was_left = trace->was_left;
   trace->beside.look = cycle_look;
   trace->beside.ctx = trace;
   do {

@@ -75,6 +75,15 @@ static void stop_note_alt_stack(struct wane__thread *thread, uintptr_t sp) {
   }
 }
 
+static bool stop_is_setting(const struct wane__thread *thread,
+                            pthread_key_t key) {
+  const struct wane__setting *setting = thread->setting;
+  while (setting != NULL && setting->key != key) {
+    setting = setting->outer;
+  }
+  return setting != NULL;
+}
+
 /* Values of thread-specific data: the C library keeps those of later keys in
    memory from malloc, which is not scanned. */
 void wane__stop_note_values(struct wane__thread *thread) {
@@ -82,7 +91,8 @@ void wane__stop_note_values(struct wane__thread *thread) {
   uintptr_t start = wane__arena.start;
   uintptr_t committed = wane__load_relaxed(&wane__arena.committed);
   for (pthread_key_t key = 0; key < PTHREAD_KEYS_MAX; key++) {
-    uintptr_t value = (uintptr_t)pthread_getspecific(key);
+    uintptr_t value =
+        stop_is_setting(thread, key) ? 0 : (uintptr_t)pthread_getspecific(key);
     if (value - start < committed) {
       thread->values[count++] = value;
     }

@@ -41,6 +41,12 @@ enum wane__thread_state {
 /* Words beside a thread's result that may look like it. */
 #define WANE__THREAD_RESULTS_MAX 16
 
+/* A call of pthread_setspecific that a stop may interrupt. */
+struct wane__setting {
+  pthread_key_t key;
+  const struct wane__setting *outer; /* which a signal's handler interrupted */
+};
+
 struct wane__thread {
   struct wane__context context; /* first: wane__self points here */
   struct wane__thread *next;
@@ -69,7 +75,9 @@ struct wane__thread {
   uintptr_t stack_pointer;
   uintptr_t alt_low; /* alternate signal stack, if it runs on one */
   uintptr_t alt_high;
-  void *fake_stack;   /* AddressSanitizer's, if it has one */
+  const struct wane__setting *setting; /* in pthread_setspecific, innermost
+                                          first; owner and its handler */
+  void *fake_stack;                    /* AddressSanitizer's, if it has one */
   size_t value_count; /* managed values of pthread_setspecific */
   uintptr_t values[PTHREAD_KEYS_MAX];
 };
