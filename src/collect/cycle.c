@@ -429,15 +429,10 @@ static bool cycle_stop_and_mark(struct wane__cycle_trace *trace) {
    ring above all, and in the vector registers with which memcpy copied mark
    stacks. Whatever this thread does next has them in unused parts of its
    frames, and threads that it makes inherit the registers; they would keep
-   what is allocated at these addresses later. memcpy of zeros in several sizes
-   uses the same registers. */
+   what is allocated at these addresses later. */
 static WANE_NOINLINE void cycle_scrub(unsigned left) {
   unsigned char below[SCRUB_STEP];
   memset(below, 0, sizeof below);
-  for (size_t size = SCRUB_STEP / 2; size >= sizeof(uintptr_t); size /= 2) {
-    __asm__ volatile("" : "+r"(size) : "r"(below) : "memory");
-    memcpy(below + SCRUB_STEP / 2, below, size);
-  }
   uintptr_t lowest =
       wane__self->attached ? ((struct wane__thread *)wane__self)->stack_low : 0;
   if (left > SCRUB_STEP && (uintptr_t)below - lowest > SCRUB_SPARE) {
@@ -473,6 +468,7 @@ static bool cycle_run_locked(enum wane__cycle_reason reason, bool sweep,
   bool ran = trace.markers != 0 && cycle_stop_and_mark(&trace);
   *was_left = trace.was_left;
   cycle_scrub(SCRUB_BYTES);
+  wane__registers_forget();
   if (!ran) {
     cycle_put_off();
     errno = ENOMEM;

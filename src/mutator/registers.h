@@ -41,6 +41,55 @@ WANE_INLINE void wane__registers_save(struct wane__registers *out) {
 #endif
 }
 
+#if defined(__x86_64__)
+#  define WANE__REGISTERS_LOW                                                  \
+    "xmm0", "xmm1", "xmm2", "xmm3", "xmm4", "xmm5", "xmm6", "xmm7", "xmm8",    \
+        "xmm9", "xmm10", "xmm11", "xmm12", "xmm13", "xmm14", "xmm15"
+#  if defined(__AVX512F__)
+#    define WANE__REGISTERS_HIGH                                               \
+      "xmm16", "xmm17", "xmm18", "xmm19", "xmm20", "xmm21", "xmm22", "xmm23",  \
+          "xmm24", "xmm25", "xmm26", "xmm27", "xmm28", "xmm29", "xmm30",       \
+          "xmm31"
+#  else /* the compiler does not know them */
+#    define WANE__REGISTERS_HIGH "memory"
+#  endif
+#else /* the low halves of v8 to v15 are kept by calls */
+#  define WANE__REGISTERS_LOW                                                  \
+    "v0", "v1", "v2", "v3", "v4", "v5", "v6", "v7", "v16", "v17", "v18",       \
+        "v19", "v20", "v21", "v22", "v23", "v24", "v25", "v26", "v27", "v28",  \
+        "v29", "v30", "v31"
+#endif
+
+/* Zeroes the vector registers, which a call need not keep: copying memory
+   leaves words in them, for long, as most code has no use for them. */
+WANE_INLINE void wane__registers_forget(void) {
+#if defined(__x86_64__)
+  if (__builtin_cpu_supports("avx")) {
+    __asm__ volatile("vzeroall" : : : WANE__REGISTERS_LOW);
+  } else {
+    __asm__ volatile(".irp n,0,1,2,3,4,5,6,7,8,9,10,11,12,13,14,15\n\t"
+                     "pxor %%xmm\\n, %%xmm\\n\n\t.endr"
+                     :
+                     :
+                     : WANE__REGISTERS_LOW);
+  }
+  if (__builtin_cpu_supports("avx512f")) {
+    __asm__ volatile(
+        ".irp n,16,17,18,19,20,21,22,23,24,25,26,27,28,29,30,31\n\t"
+        "vpxorq %%zmm\\n, %%zmm\\n, %%zmm\\n\n\t.endr"
+        :
+        :
+        : WANE__REGISTERS_HIGH);
+  }
+#else
+  __asm__ volatile(".irp n,0,1,2,3,4,5,6,7,16,17,18,19,20,21,22,23,24,25,26,27,"
+                   "28,29,30,31\n\tmovi v\\n\\().2d, #0\n\t.endr"
+                   :
+                   :
+                   : WANE__REGISTERS_LOW);
+#endif
+}
+
 /* The address from which static thread-locals are counted. */
 WANE_INLINE uintptr_t wane__thread_pointer(void) {
   uintptr_t tp;
