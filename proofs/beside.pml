@@ -15,6 +15,10 @@
  *          table: armed, a fault, which takes the mark away, and once more
  *   LOOK   the first stop has no room for what it finds, and marks it; and the
  *          round begins with one more stop for what registers hold
+ *   LEFT   another cycle was left while it marked, as in a child of fork: what
+ *          was to be scanned is forgotten, nothing is armed, and there is no
+ *          first stop. In LOOK and LEFT alone is anything marked before the
+ *          first fetch, so what that hands out is only looked at in these
  *   SOFT   the tracker is that of soft-dirty bits: armed once, never again; a
  *          round hands out what it has not yet handed out in this cycle
  *   FAIL   a fetch fails when it has armed the first page, and is made again
@@ -26,6 +30,7 @@
  */
 // without: ARM_FIRST   roots are marked from before pages are armed
 // without: FIRST_SCAN  what the first fetch hands out is not looked at
+// without: LEFT        nor if the cycle has marked nothing, but the one before
 // without: ATOMIC      a fetch tests a page, then arms it, in two steps
 // without: FLUSH       a fetch ends while a processor remembers a translation
 // without: FETCH_FIRST pages are looked at before they are armed again
@@ -50,6 +55,8 @@
 /* What is broken in one sort of run is looked for in these. */
 #if defined(WITHOUT_SOFT_ONCE)
 #  define FIRST_SORT SOFT
+#elif defined(WITHOUT_LEFT)
+#  define FIRST_SORT LEFT
 #elif defined(WITHOUT_RETRY)
 #  define FIRST_SORT FAIL
 #elif defined(WITHOUT_WEAK_NOTE)
@@ -69,7 +76,7 @@
 #  define ALL_SORTS
 #endif
 
-mtype = { FINE, LOOK, SOFT, FAIL, WEAK, PIN, FINAL, NEW };
+mtype = { FINE, LOOK, LEFT, SOFT, FAIL, WEAK, PIN, FINAL, NEW };
 mtype sort;
 
 #define A 0
@@ -408,18 +415,25 @@ proctype collector() {
   byte o = NONE;
   byte reached;
   bool hand_out_all;
-  d_step { /* the first stop */
-    guarded == 0 ->
-    colour = OTHER(colour);
-    marking = true;
+  bool is_any_marked;
+  if
+  :: d_step { sort != LEFT && guarded == 0 -> /* the first stop */
+       colour = OTHER(colour);
+       marking = true;
 #ifndef WITHOUT_SNAPSHOT
-    grey = BIT(a) | BIT(b);
-    if
-    :: sort == LOOK -> drain_last()
-    :: else
-    fi
+       grey = BIT(a) | BIT(b);
+       if
+       :: sort == LOOK && grey != 0 -> drain_last(); is_any_marked = true
+       :: else
+       fi
 #endif
-  }
+     }
+  :: d_step { sort == LEFT ->
+#ifndef WITHOUT_LEFT
+       is_any_marked = true
+#endif
+     }
+  fi;
 #ifdef WITHOUT_ARM_FIRST
   mark_from_roots();
 #endif
@@ -430,7 +444,11 @@ proctype collector() {
 #if defined(WITHOUT_FIRST_SCAN) || defined(WITHOUT_ARM_FIRST)
   forget_handed();
 #else
-  look();
+  if
+  :: is_any_marked -> look()
+  :: !is_any_marked -> forget_handed()
+  fi;
+  is_any_marked = false;
 #endif
 #ifndef WITHOUT_ARM_FIRST
   mark_from_roots();
@@ -472,6 +490,7 @@ init {
     :: sort = FIRST_SORT
 #ifdef ALL_SORTS
     :: sort = LOOK
+    :: sort = LEFT
     :: sort = SOFT
     :: sort = FAIL
     :: sort = WEAK
@@ -481,8 +500,19 @@ init {
 #endif
     fi;
     if /* pages are armed since another cycle, or were written since */
-    :: sort != SOFT -> armed[0] = true; armed[1] = true
-    :: sort == FINE || sort == SOFT
+    :: sort != SOFT && sort != LEFT -> armed[0] = true; armed[1] = true
+    :: sort == FINE || sort == SOFT || sort == LEFT
+    fi;
+    if
+    :: sort == LEFT ->
+      colour = 2;
+      marking = true;
+      mark[A] = 2;
+      if
+      :: mark[B] = 2; field[B] = A
+      :: skip
+      fi
+    :: else
     fi;
     if
     :: sort == NEW -> stores = 1 /* its space is larger */

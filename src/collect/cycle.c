@@ -59,6 +59,8 @@
 #define PAGES_PER_MARKER 256u
 /* To make the last stop, if threads cannot be stopped. */
 #define STOP_TRIES 3u
+/* Of cleanups' arguments, in a stop that shall be short. */
+#define TIDY_CHUNKS 2u
 /* How long a thread waits at once for marking to get on; and how often for a
    cycle to begin, until it begins one itself. */
 #define HOLD_NS 200000
@@ -269,7 +271,8 @@ static void cycle_stopped_look(void *arg) {
   uint64_t begin = wane__os_now_ns();
   if (cycle_stop_world(trace)) {
     wane__beside_begin_stw();
-    cycle_resume(begin);
+    uint64_t pause_ns = cycle_resume(begin);
+    trace->look_ns = pause_ns > trace->look_ns ? pause_ns : trace->look_ns;
   }
 }
 
@@ -282,7 +285,6 @@ static unsigned cycle_add_roots(struct wane__cycle_trace *trace) {
   if (!trace->flipped) {
     cycle_flip(trace);
     wane__roots_each_stw(wane__mark_add_range, NULL);
-    wane__records_tidy_stw();
     wane__records_visit_roots(wane__mark_add_range, NULL);
     return trace->markers;
   }
@@ -327,6 +329,8 @@ static void cycle_set_pace(struct wane__cycle_trace *trace) {
     wane__pace_note_stop();
   }
   wane__pace_set_trigger();
+  uint64_t room = wane__pace_room();
+  trace->goal_bytes = room != UINT64_MAX ? trace->live_bytes + room : 0;
 }
 
 /* The stop that ends marking; the only one, if all of it happens there. */
@@ -345,6 +349,7 @@ static void cycle_stopped(void *arg) {
   }
   wane__beside_end_slow();
   cycle_colour_runs();
+  wane__records_tidy_stw(trace->flipped ? TIDY_CHUNKS : UINT32_MAX);
   trace->ran = true;
   wane__mark_all(markers, NULL, &trace->totals);
   if (!trace->beside.is_tracked && wane__finalizers_mark()) {

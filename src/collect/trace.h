@@ -20,6 +20,7 @@ struct wane__cycle_trace {
   size_t pages;       /* that the last stop looked at */
   uint64_t begin_ns;  /* the first stop */
   uint64_t beside_ns; /* marking beside the program */
+  uint64_t look_ns;   /* the longest of the stops between rounds */
   uint64_t number;
   uint64_t end_ns;
   unsigned markers;
@@ -32,6 +33,7 @@ struct wane__cycle_trace {
   uint64_t since_bytes;  /* allocated by then since the cycle before */
   uint64_t before_bytes; /* in use when the cycle began */
   uint64_t live_bytes;   /* found live */
+  uint64_t goal_bytes;   /* that the heap may grow to; 0: no cycle comes */
 };
 
 void wane__trace_init(void);

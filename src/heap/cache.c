@@ -175,8 +175,9 @@ bool wane__cache_refill(struct wane__context *self, enum wane__kind kind,
    after the next sweep. */
 static void cache_free_slots(uint8_t *marks, size_t slots) {
   for (size_t i = 0; i < slots; i++) {
-    if (marks[i] == 1 || marks[i] == 2) {
-      marks[i] = 0;
+    uint8_t byte = wane__load_relaxed(&marks[i]);
+    if (byte == 1 || byte == 2) {
+      (void)wane__cas(&marks[i], &byte, (uint8_t)0);
     }
   }
 }

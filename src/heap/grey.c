@@ -23,6 +23,7 @@ static struct {
   struct wane__lock lock;
   uintptr_t *words; /* in memory that is no root. const once it is there */
   size_t count;     /* lock: lock, as all below */
+  size_t handed;    /* of these: they are being marked */
   size_t room;
   bool is_lost; /* some could not be noted */
 } grey_logs[WANE__GREY_COUNT] = {{.lock = WANE__LOCK_INIT(WANE__RANK_GREY)},
@@ -76,6 +77,18 @@ WANE_NOINLINE WANE_SCANS_MEMORY void wane__grey_hint(uintptr_t word) {
   }
 }
 
+/* What was handed out before has been marked. */
+static void grey_drop_handed_locked(enum wane__grey what) {
+  size_t left = grey_logs[what].count - grey_logs[what].handed;
+  if (grey_logs[what].handed != 0) {
+    memmove(grey_logs[what].words,
+            grey_logs[what].words + grey_logs[what].handed,
+            left * sizeof *grey_logs[what].words);
+    wane__store_relaxed(&grey_logs[what].count, left);
+    grey_logs[what].handed = 0;
+  }
+}
+
 bool wane__grey_take(enum wane__grey what, wane__grey_visit *visit, void *ctx) {
   static uintptr_t *portion; /* in memory that is no root. cycle lock */
   bool is_lost = false;
@@ -83,17 +96,20 @@ bool wane__grey_take(enum wane__grey what, wane__grey_visit *visit, void *ctx) {
   if (portion == NULL) {
     portion = wane__meta_alloc(GREY_PORTION * sizeof *portion);
   }
+  wane__lock_acquire(&grey_logs[what].lock);
+  grey_drop_handed_locked(what);
+  wane__lock_release(&grey_logs[what].lock);
   do {
     wane__lock_acquire(&grey_logs[what].lock);
-    count = grey_logs[what].count;
+    count = grey_logs[what].count - grey_logs[what].handed;
     count = count < GREY_PORTION ? count : GREY_PORTION;
     if (portion == NULL) {
       is_lost = is_lost || count != 0;
-      grey_logs[what].count = count = 0;
+      count = 0;
     } else {
-      grey_logs[what].count -= count;
-      memcpy(portion, grey_logs[what].words + grey_logs[what].count,
+      memcpy(portion, grey_logs[what].words + grey_logs[what].handed,
              count * sizeof *portion);
+      grey_logs[what].handed += count;
     }
     is_lost = is_lost || grey_logs[what].is_lost;
     grey_logs[what].is_lost = false;
@@ -108,5 +124,9 @@ bool wane__grey_take(enum wane__grey what, wane__grey_visit *visit, void *ctx) {
 void wane__grey_fork_child(void) {
   for (int i = 0; i < WANE__GREY_COUNT; i++) {
     wane__lock_reset(&grey_logs[i].lock);
+    grey_logs[i].handed = 0;
+    if (!wane__is_marking()) {
+      grey_logs[i].count = 0;
+    }
   }
 }

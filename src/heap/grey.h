@@ -44,8 +44,10 @@ void wane__grey_add(enum wane__grey what, uintptr_t word);
    to be marked in that stop, if nothing else leads there. Guarded. */
 void wane__grey_hint(uintptr_t word);
 
-/* Hands out what was noted, and empties the log. The visit must not add. Cycle
-   lock; STW or not. False: some could not be noted. */
+/* Hands out what was noted since the last time. What was handed out then has
+   been marked; until then it stays in the log, as a child of fork begins with
+   empty mark stacks. The visit must not add. Cycle lock; STW or not. False:
+   some could not be noted. */
 typedef void wane__grey_visit(void *ctx, const uintptr_t *words, size_t count);
 bool wane__grey_take(enum wane__grey what, wane__grey_visit *visit, void *ctx);
 

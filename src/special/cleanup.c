@@ -468,9 +468,9 @@ void wane__records_visit_roots(void (*visit)(void *ctx, uintptr_t start,
   wane__pool_visit_args(&wane__pools[WANE__SORT_FINALIZER], visit, ctx);
 }
 
-void wane__records_tidy_stw(void) {
-  wane__pool_tidy_args_stw(&wane__pools[WANE__SORT_CLEANUP]);
-  wane__pool_tidy_args_stw(&wane__pools[WANE__SORT_FINALIZER]);
+void wane__records_tidy_stw(uint32_t chunks) {
+  wane__pool_tidy_args_stw(&wane__pools[WANE__SORT_CLEANUP], chunks);
+  wane__pool_tidy_args_stw(&wane__pools[WANE__SORT_FINALIZER], chunks);
 }
 
 static void finalizer_mark(void *any, const struct wane__found *object,

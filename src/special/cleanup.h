@@ -91,8 +91,9 @@ void wane__record_retire(enum wane__sort sort, uint32_t index,
 void wane__records_visit_roots(void (*visit)(void *ctx, uintptr_t start,
                                              uintptr_t end, bool is_copy),
                                void *ctx);
-/* Makes the next visits shorter, if they can be. STW. */
-void wane__records_tidy_stw(void);
+/* Makes the next visits shorter, if they can be, and looks at so many chunks of
+   arguments of each sort for that. STW. */
+void wane__records_tidy_stw(uint32_t chunks);
 
 /* Hands what unmarked objects with finalizers point to to the markers. If all
    is marked in one stop, once, after everything else; beside the program, once

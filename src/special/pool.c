@@ -183,9 +183,11 @@ void wane__pool_visit_args(struct wane__pool *pool,
   }
 }
 
-void wane__pool_tidy_args_stw(struct wane__pool *pool) {
-  for (uint32_t i = 0; i < pool->chunk_count; i++) {
-    struct wane__pool_chunk *chunk = &pool->chunks[i];
+void wane__pool_tidy_args_stw(struct wane__pool *pool, uint32_t chunks) {
+  chunks = chunks < pool->chunk_count ? chunks : pool->chunk_count;
+  while (chunks-- > 0) {
+    pool->tidied = pool->tidied + 1 < pool->chunk_count ? pool->tidied + 1 : 0;
+    struct wane__pool_chunk *chunk = &pool->chunks[pool->tidied];
     if (chunk->is_managed != 0 && !pool_has_managed(pool_args(chunk))) {
       chunk->is_managed = 0;
     }

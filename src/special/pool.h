@@ -61,6 +61,7 @@ struct wane__pool {
   uint32_t free_first;             /* a chain. lock: lock */
   uint32_t fresh;                  /* the next index never used. lock: lock */
   uint32_t chunks_ready;           /* entries with memory. lock: lock */
+  uint32_t tidied;                 /* the last chunk that was. STW */
   struct wane__pool_chunk *chunks; /* const once there is one */
 };
 
@@ -150,8 +151,9 @@ void wane__pool_visit_args(struct wane__pool *pool,
                            void (*visit)(void *ctx, uintptr_t start,
                                          uintptr_t end, bool is_copy),
                            void *ctx);
-/* Chunks without any are not visited from now on. STW. */
-void wane__pool_tidy_args_stw(struct wane__pool *pool);
+/* Looks at so many chunks, those after the last that were: one without any is
+   not visited from now on. STW. */
+void wane__pool_tidy_args_stw(struct wane__pool *pool, uint32_t chunks);
 /* One more than the highest index ever handed out; to walk all records. */
 uint32_t wane__pool_limit(const struct wane__pool *pool);
 
