@@ -75,7 +75,9 @@ struct wane_stats {
 
   uint64_t gc_cpu_ns; /* CPU time of marking and sweeping, all threads */
   uint64_t mark_threads;
-  const char *dirty_backend; /* how written pages are tracked: "none" */
+  const char *dirty_backend; /* how written pages are tracked while marking:
+                                "uffd" or "softdirty"; "none": they are not,
+                                marking stops the world */
 
   /* Each in all since the start. queued less run is the backlog; registered
      less queued and stopped is how many there are now. What waited at a fork

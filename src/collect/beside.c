@@ -315,7 +315,9 @@ void wane__beside_mark(struct wane__beside *beside,
   while (work.pages != SIZE_MAX && !work_is_little(&work) &&
          beside->rounds < rounds_max) {
     uint64_t objects = totals->objects;
-    beside->look(beside->ctx);
+    if (work.objects > BESIDE_OBJECTS_FEW) {
+      beside->look(beside->ctx);
+    }
     work.pages = beside_round(beside, totals);
     work.objects = totals->objects - objects;
     beside->rounds++;

@@ -23,8 +23,8 @@
  * New objects have the old colour while marking runs: they are marked if they
  * can be reached when it ends. Most cannot by then, and are neither scanned nor
  * kept. So that the last stop has not to mark what threads made and hold on
- * their stacks, a short stop at the beginning of each round copies these once
- * more.
+ * their stacks, a short stop copies these once more: at the beginning of the
+ * first round, and of each one after a round that found much to mark.
  *
  * What is tracked: blocks that may hold pointers; large parts of modules' data
  * and of added roots. Pins, arguments of cleanups and finalizers' objects are
@@ -32,12 +32,21 @@
  *
  * Getting to an end. A round looks at pages as fast as it can, and the program
  * writes to others meanwhile. Two things make the rounds shorter: a page's
- * first write after it was armed costs the program a fault; and from the
- * second round on threads that allocate are slowed (wane__beside_slow): each
- * gets a small run, then waits for a fraction of a millisecond, so that it
- * writes to fewer pages than markers look at. A program that writes all over
- * its heap without allocating is not slowed by that: after BESIDE_ROUNDS_MAX
- * rounds the last stop looks at what is left.
+ * first write after it was armed costs the program a fault; and from the first
+ * round on that finds more than a few pages or objects, until the last stop,
+ * threads that allocate are slowed (wane__beside_slow): each gets small runs,
+ * and before each it waits until a round is over, for a millisecond at most. It
+ * rests meanwhile (wane__stop_rest), so that a stop need not wake it, and
+ * another marker is invited to use its CPU. So it writes to fewer pages than
+ * markers look at. A program that writes all over its heap without allocating
+ * is not slowed by that: after BESIDE_ROUNDS_MAX rounds the last stop looks at
+ * what is left.
+ *
+ * Marking that another cycle has left (its last stop could not be made, or this
+ * is a child of fork) is gone on with: was_left. Then what is on pages that
+ * were not armed may have been marked and not scanned, or scanned before it was
+ * written, so what the first fetch hands out is looked at. Otherwise only what
+ * the first stop marked, because a stack was deep, would be found there.
  */
 #ifndef WANE_COLLECT_BESIDE_H
 #define WANE_COLLECT_BESIDE_H
@@ -71,7 +80,8 @@ bool wane__beside_finish_stw(struct wane__beside *beside, size_t *pages);
 /* The world is stopped, and marking will end: threads may go on as usual. */
 void wane__beside_end_slow(void);
 
-/* A thread that allocates, while the rounds come to an end. Not guarded. */
+/* A thread that allocates, while the rounds come to an end: waits, and lets
+   another marker work. Attached, not guarded. */
 void wane__beside_slow(void);
 
 #endif

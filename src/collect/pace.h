@@ -16,7 +16,6 @@
  *   allocation a collection. (The CPU share of limit-driven cycles is bounded
  *   in cycle.c besides.)
  *
- *
  * The extra growth is for programs that do not care: a small heap is cheap in
  * bytes and dear in cycles, since what a cycle costs is in proportion to the
  * live heap and what it brings is the growth. Best is a growth that rises with
@@ -153,9 +152,9 @@ void wane__pace_put_off(uint64_t bytes);
 /* Whether so many bytes more may be allocated while a cycle marks, or one is
    due; if so, says when to ask again. Guarded. */
 bool wane__pace_may_allocate(size_t more_bytes, bool is_marking);
-/* How much may still be allocated before memory that is free now is needed
-   no more: until the end of the cycle that runs, or of the next. UINT64_MAX:
-   there will be none. */
+/* How much may still be allocated until the end of the cycle that runs, or of
+   the next: more free memory than that the heap does not need. UINT64_MAX:
+   there will be no cycle. */
 uint64_t wane__pace_room(void);
 /* Marking is in its last rounds, or not. lock: cycle. */
 void wane__pace_set_ending(bool is_ending);

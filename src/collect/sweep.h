@@ -6,16 +6,18 @@
  * every byte leaves exactly the live ones, eight slots at a time; memory of
  * the objects themselves is not touched (but with poison=1).
  *
- * What guarantees that nobody uses an unswept group: groups are unswept
- * from the flip on, on lists from which only a sweeper takes them; a thread's
- * cache lets go of its group at the flip; and whoever takes one sweeps it
- * before anything else (wane__class_take, wane__class_take_unswept).
+ * What guarantees that nobody uses an unswept group: groups are unswept from
+ * the end of marking on, in the last stop, on lists from which only a sweeper
+ * takes them; a thread's cache lets go of its group in that stop; and whoever
+ * takes one sweeps it before anything else (wane__class_take,
+ * wane__class_take_unswept). While marking runs nothing is swept
+ * (INV-beside-2).
  *
  * Who sweeps: an allocating thread that needs a group; one that is about to
  * make the arena grow, in the hope of not having to; the background thread;
  * and the next cycle, which begins by finishing what is left.
  *
- * INV-sweep-1: a group is swept once after each flip, by the one who took it
+ * INV-sweep-1: a group is swept once after each marking, by the one who took it
  *   off its list.
  */
 #ifndef WANE_COLLECT_SWEEP_H

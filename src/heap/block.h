@@ -28,8 +28,9 @@
  *
  * INV-block-1: the byte of a slot that holds an object, or that a thread may
  *   hand out next, is not 0.
- * INV-block-2: a mark byte of the colour that is not current stands only in a
- *   group that has not been swept since the last flip (epoch differs).
+ * INV-block-2: but while marking, a mark byte of the colour that is not current
+ *   stands only in a group that has not been swept since marking ended (epoch
+ *   differs).
  * INV-block-3: while block i is in a SMALL or LARGE group, map[i].head leads
  *   to the group's start; otherwise it is 0.
  * INV-block-4: block 0 is never used. The address of its first slot stands in
@@ -38,8 +39,12 @@
  *
  * Who may touch what. A group's fields belong to whoever owns the group: the
  * thread whose cache holds it, the sweeper that took it from a list, or the
- * holder of the lock of the list it is on. The marker writes mark bytes, and
- * only while the world is stopped.
+ * holder of the lock of the list it is on. While marking runs (in a stop, or
+ * from the first stop of a cycle to its last) markers write the bytes of slots
+ * that have the old colour, owners those of slots that are 0 or in a run of
+ * theirs; a marker gets to one of the latter only by a word that looks like it.
+ * No group is swept or taken out of use meanwhile, and one that comes into use
+ * has its map entry written marks first, head last.
  */
 #ifndef WANE_HEAP_BLOCK_H
 #define WANE_HEAP_BLOCK_H

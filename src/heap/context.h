@@ -17,9 +17,12 @@
  *
  * The fast path is not guarded. A thread stopped inside it holds a pointer to
  * the slot it is taking, and may not have advanced `cur` yet; the collector
- * therefore never takes a run away, but colours [cur, end) as marked when
- * marking ends (INV-block-1), which costs at most a run for each cache that is
- * in use.
+ * therefore never takes a run away. A run that is cut while marking has the old
+ * colour, as new objects have then; when marking ends the last stop gives
+ * [cur, end) the current one, or these slots would count as dead (INV-block-1).
+ * That costs at most a run for each cache that is in use. Only the group is let
+ * go of, as it is unswept from then on. The other stops of a cycle change
+ * nothing in a cache.
  */
 #ifndef WANE_HEAP_CONTEXT_H
 #define WANE_HEAP_CONTEXT_H
@@ -65,9 +68,9 @@ extern struct wane__context wane__no_context;
 void wane__context_init(struct wane__context *context);
 /* Returns what its caches hold to the heap. Guarded, or STW. */
 void wane__context_flush(struct wane__context *context);
-/* Before marking ends: the rest of each run, which the thread will go on
-   handing out, gets the new colour. marked is called for slots that have to be
-   marked as objects are. STW. */
+/* In the last stop, before what is left is marked: the rest of each run, which
+   the thread will go on handing out, gets the current colour. marked is called
+   for slots that have to be marked as objects are. STW. */
 void wane__context_colour_stw(struct wane__context *context,
                               void (*marked)(uintptr_t slot));
 /* After marking: lets go of the groups, which are unswept now. STW. */

@@ -8,12 +8,13 @@
  * that is one comparison, and of the marker's loop none.
  *
  * The ranges are disjoint and kept in a treap by address (Seidel, Aragon:
- * Randomized search trees, 1996). All who look are guarded and take a lock;
- * in a stop nobody holds it, and the markers look without. What they ask for is
- * mostly beside the ranges, where malloc and libraries are: for them there is a
- * bit for each 64 KiB of address space, modulo 16 GiB, in which a range was;
- * for the others, a sorted array that is made before the stop, if ranges have
- * come or gone.
+ * Randomized search trees, 1996). All who look take a lock, for moments:
+ * threads of the program are guarded then, so that nobody holds it in a stop;
+ * markers take it as well, since the program may adopt and give up ranges while
+ * they mark. What they ask for is mostly beside the ranges, where malloc and
+ * libraries are: for them there is a bit for each 64 KiB of address space,
+ * modulo 16 GiB, in which a range was; for the others, a sorted array that is
+ * made before a cycle, if ranges have come or gone.
  *
  * INV-foreign-1: a range is there from before its stand-in can be marked until
  *   its stand-in is dead, and not any more when its release begins.
@@ -44,11 +45,12 @@ int wane__foreign_add(uintptr_t start, uintptr_t end, uintptr_t stand_in);
 /* Removes the range that begins there, if there is one. Guarded. */
 void wane__foreign_remove(uintptr_t start);
 
-/* Before a stop: forgets where ranges were that are gone, and sorts what there
+/* Before a cycle: forgets where ranges were that are gone, and sorts what there
    are. Not guarded. */
 void wane__foreign_prepare(void);
 
-/* The stand-in of the range that a word is in, or 0. */
+/* The stand-in of the range that a word is in, or 0. Guarded; and by what was
+   prepared before the cycle: markers, STW. */
 uintptr_t wane__foreign_search(uintptr_t word);
 uintptr_t wane__foreign_search_marking(uintptr_t word);
 
@@ -69,7 +71,7 @@ static inline uintptr_t wane__foreign_stand_in(uintptr_t word) {
 }
 
 /* What a word leads to, as an address of the arena if there is one: a word into
-   a range leads to its stand-in. STW. */
+   a range leads to its stand-in. Markers, STW. */
 static inline uintptr_t wane__foreign_translate(uintptr_t word) {
   uintptr_t stand_in = 0;
   if (word - wane__arena.start >= wane__arena.committed &&

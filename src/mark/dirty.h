@@ -7,7 +7,9 @@
  * hands out the pages noted since, and arms them again, so that no write is
  * between. What a marker reads of an armed page is what it will find there
  * later, unless the page is handed out by a later fetch. The first fetch hands
- * out all pages but those that were armed before and not written since.
+ * out all pages but those that were armed before and not written since. They
+ * need a look only if something is marked already: by a first stop that had no
+ * room for what it found, or by a cycle that was left (collect/beside.h).
  *
  * Backends (docs/design/concurrent-marking.md has the argument of each):
  * - uffd: userfaultfd with asynchronous write protection (Linux 6.7) and
@@ -31,7 +33,8 @@
 /* Is there a way to know? Cycle lock held, as for all below, or before anybody
    else can. */
 bool wane__dirty_is_available(void);
-/* Its name: "uffd", "softdirty", "none". Any thread. */
+/* Its name: "uffd", "softdirty"; or "none", also if it was given up. Any
+   thread. */
 const char *wane__dirty_backend(void);
 
 /* A cycle begins. False: the system says no; mark in the stop. */

@@ -15,8 +15,14 @@
  * which exists only while some ephemeron waits for an object of the group.
  *
  * When marking ends, what still waits has a dead weak word, and the chains say
- * exactly where. Nothing more is done in the stop: the sweep of the group
+ * exactly where. Nothing more is done in the last stop: the sweep of the group
  * clears those ephemerons before it frees a slot (special/ephemeron.h).
+ *
+ * Beside the program a weak word may change, in a map with weak values, while
+ * its ephemeron waits for the old one. Who changes it notes that beside the
+ * link (WANE__WAIT_CHANGED), and the page is written, so that it is looked at
+ * again: then both words are marked, and the sweep, which looks at the words as
+ * well, leaves it alone.
  *
  * Two markers. One that makes an ephemeron wait puts it on the chain and
  * then sets the bit by compare-and-swap; one that finds the bit exchanges the
@@ -136,13 +142,14 @@ enum wane__wait wane__ephemeron_wait(uintptr_t object, struct wane__pair *pair,
                                      const struct wane__pair *seen,
                                      const struct wane__found *slot);
 
-/* It is looked at again between rounds. Markers, STW. */
+/* It is looked at again between rounds. Markers; between rounds. */
 void wane__ephemeron_put_aside(uintptr_t object, struct wane__pair *pair);
 
-/* In a cycle that ends them: it is to be cleared. Markers, STW. */
+/* In a cycle that ends them: it is to be cleared. Markers, STW: such a cycle
+   marks in one stop. */
 void wane__ephemeron_note(uintptr_t object, struct wane__pair *pair);
 
-/* Takes the chain of a slot; 0: there is none. Markers, STW. */
+/* Takes the chain of a slot; 0: there is none. Markers; between rounds. */
 uintptr_t wane__ephemeron_take(const struct wane__found *slot);
 
 /* Begins to fetch what the two above use. */
@@ -158,7 +165,8 @@ wane__ephemeron_prefetch_chain(const struct wane__found *slot) {
 }
 
 /* Between rounds: calls wake for each ephemeron that must be looked at again,
-   out of its chain; has_waited: it was not merely put aside. STW. */
+   out of its chain; has_waited: it was not merely put aside. The world need
+   not be stopped; no marker runs, but the collecting thread's. */
 void wane__ephemerons_settle_stw(unsigned markers,
                                  void (*wake)(uintptr_t object,
                                               bool has_waited));

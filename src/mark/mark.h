@@ -14,6 +14,13 @@
  * Marking is a plain store. Two markers may find one object at once and scan
  * it twice, which is harmless.
  *
+ * Markers work in rounds (wane__mark_all), with the world stopped or beside the
+ * program. Beside it, what they read may change behind them; that they are told
+ * of it is the dirty tracker's affair, and collect/beside.h's. A word that
+ * leads beyond the arena as it was when a marker began to drain, or to take a
+ * piece of a range, is dropped: it was stored later than that, so after the
+ * fetch that came before the round, and its page is handed out by the next one.
+ *
  * Large objects and roots are ranges on a common queue, and taken in pieces.
  *
  * Sharing: each marker works on a private stack. When some marker is hungry,
@@ -30,8 +37,10 @@
  * did not fit is marked, and afterwards the whole heap is searched for
  * marked objects with unmarked children, until there are none.
  *
- * INV-mark-1: after wane__mark_all_stw every object that a root or a marked
- *   object points into has the current colour.
+ * INV-mark-1: after wane__mark_all every object into which a word leads that a
+ *   marker was given, or read in an object it marked, has the current colour;
+ *   so after the last one of a cycle, with the world stopped, has every object
+ *   that a root or a marked object points into (INV-beside-1).
  */
 #ifndef WANE_MARK_MARK_H
 #define WANE_MARK_MARK_H
@@ -87,8 +96,9 @@ extern uint32_t wane__mark_rest;
 /* Has what is marked of memory that was written scanned once more: of the heap,
    or a root outside it, which is scanned before the call returns. As above. */
 void wane__mark_again(uintptr_t start, uintptr_t end);
-/* The same at once. For the first memory of a cycle, of which only what has
-   been allocated since the flip is marked: before anything else is. */
+/* The same at once. For what the first fetch of a cycle hands out, of which
+   hardly anything is marked: what the first stop had no room for, or what a
+   cycle that was left had marked. Before anything else is. */
 void wane__mark_again_now(uintptr_t start, uintptr_t end);
 /* And all memory: it is not known what was written. */
 void wane__mark_all_again(void);
@@ -100,7 +110,8 @@ void wane__mark_invite(void);
 void wane__mark_close(void);
 /* Bytes marked in this cycle so far, not exact. Any thread. */
 uint64_t wane__mark_progress(void);
-/* Since wane__mark_prepare nothing has been marked. Between rounds. */
+/* Since wane__mark_prepare nothing has been marked; a cycle that was left may
+   have. Between rounds. */
 bool wane__mark_has_nothing(void);
 
 /* The marker threads are gone. What was still to be scanned is forgotten: in a
