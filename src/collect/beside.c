@@ -330,6 +330,8 @@ void wane__beside_mark(struct wane__beside *beside,
   wane__mark_close();
 }
 
+void wane__beside_go_on(void) { wane__os_futex_wake(&slow_round, INT32_MAX); }
+
 void wane__beside_end_slow(void) {
   wane__store_relaxed(&wane__heap_meter.is_slow, false);
   wane__add(&slow_round, 1);

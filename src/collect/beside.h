@@ -79,6 +79,8 @@ void wane__beside_mark(struct wane__beside *beside,
 bool wane__beside_finish_stw(struct wane__beside *beside, size_t *pages);
 /* The world is stopped, and marking will end: threads may go on as usual. */
 void wane__beside_end_slow(void);
+/* Wakes those that still wait, after that stop. */
+void wane__beside_go_on(void);
 
 /* A thread that allocates, while the rounds come to an end: waits, and lets
    another marker work. Attached, not guarded. */

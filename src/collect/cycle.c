@@ -11,6 +11,7 @@
 #include "../base/os.h"
 #include "../heap/class_list.h"
 #include "../heap/foreign.h"
+#include "../heap/grey.h"
 #include "../heap/heap.h"
 #include "../heap/hooks.h"
 #include "../heap/outside.h"
@@ -63,7 +64,7 @@
 #define TIDY_CHUNKS 2u
 /* How long a thread waits at once for marking to get on; and how often for a
    cycle to begin, until it begins one itself. */
-#define HOLD_NS 200000
+#define HOLD_NS 500000
 #define HOLDS_MAX 500u
 #define REST_NS 10000000
 
@@ -78,6 +79,9 @@ static uint64_t cycle_begun;
 static uint64_t cycle_completed;
 /* One is being run. Written with the lock, read relaxed. */
 static bool cycle_runs;
+/* Counts cycles that ended marking; a futex, for those who wait for that.
+   seq_cst */
+static uint32_t cycle_ends;
 /* What one that could not be completed had marked; the next goes on with it. */
 static struct wane__mark_totals cycle_left;
 
@@ -196,6 +200,7 @@ static void cycle_flip(struct wane__cycle_trace *trace) {
   wane__arena.colour = (uint8_t)(3 - wane__arena.colour);
   wane__arena.dead = 0;
   wane__outside_flip_stw();
+  wane__grey_clear_stw();
 }
 
 static void cycle_mark_slot(uintptr_t slot) {
@@ -472,6 +477,9 @@ static bool cycle_run_locked(enum wane__cycle_reason reason, bool sweep,
   trace.sweep_before_ns = wane__os_now_ns() - start;
   bool ran = trace.markers != 0 && cycle_stop_and_mark(&trace);
   *was_left = trace.was_left;
+  wane__beside_go_on();
+  wane__add(&cycle_ends, 1);
+  wane__os_futex_wake(&cycle_ends, INT32_MAX);
   cycle_scrub(SCRUB_BYTES);
   wane__registers_forget();
   if (!ran) {
@@ -621,8 +629,8 @@ static bool cycle_may_allocate(size_t bytes) {
    marker work in its place; or, if the collector does not get to it, runs the
    cycle itself. */
 static void cycle_hold(size_t more_bytes) {
-  static const uint32_t nothing;
   bool has_waited = false;
+  uint32_t ends = wane__load(&cycle_ends);
   for (unsigned holds = 0; !cycle_may_allocate(more_bytes); holds++) {
     if (wane__cycle_is_running() && wane__is_marking()) {
       wane__mark_invite();
@@ -637,7 +645,8 @@ static void cycle_hold(size_t more_bytes) {
     } else {
       wane__collector_ask(cycle_trigger_reason());
     }
-    wane__stop_rest(&nothing, 0, HOLD_NS);
+    wane__stop_rest(&cycle_ends, ends, HOLD_NS);
+    ends = wane__load(&cycle_ends);
   }
 }
 

@@ -7,8 +7,8 @@
  *   they reach it together, and each cycle stops them all
  *   where a cycle marked beside the program, some of what it found live was
  *   dropped meanwhile, and shall not count in this formula: by how much more
- *   lives than after the cycle before, if that is at most half of what was
- *   allocated beside it; an eighth of that at least
+ *   lives than after the cycle before; at most half of what was allocated
+ *   beside it, and at least an eighth
  *   as long as no percentage was set: growth += min(growth / 4, 64 MiB)
  *   while the system is short of memory (PSI): half of that
  *   with a memory limit: at most limit - live - overhead, but at least

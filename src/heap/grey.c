@@ -121,6 +121,13 @@ bool wane__grey_take(enum wane__grey what, wane__grey_visit *visit, void *ctx) {
   return !is_lost;
 }
 
+void wane__grey_clear_stw(void) {
+  for (int i = 0; i < WANE__GREY_COUNT; i++) {
+    grey_logs[i].count = grey_logs[i].handed = 0;
+    grey_logs[i].is_lost = false;
+  }
+}
+
 void wane__grey_fork_child(void) {
   for (int i = 0; i < WANE__GREY_COUNT; i++) {
     wane__lock_reset(&grey_logs[i].lock);

@@ -51,6 +51,9 @@ void wane__grey_hint(uintptr_t word);
 typedef void wane__grey_visit(void *ctx, const uintptr_t *words, size_t count);
 bool wane__grey_take(enum wane__grey what, wane__grey_visit *visit, void *ctx);
 
+/* A cycle begins: what is left is an old one's. STW. */
+void wane__grey_clear_stw(void);
+
 /* A child goes on with the marking that it was born in. */
 void wane__grey_fork_child(void);
 

@@ -275,5 +275,6 @@ void wane__mark_fork_child(void) {
     m->bottom = m->top = m->stack;
     m->later_count = m->share_count = 0;
     m->overflowed = m->has_put_aside = false;
+    m->last_type = NULL;
   }
 }

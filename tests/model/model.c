@@ -127,7 +127,9 @@ static void fill_words(struct item *item, const struct shadow *s, size_t from) {
   }
 }
 
-static TEST_NOINLINE void new_item(int idx) {
+/* Who called holds the object until something leads to it: a cycle may end at
+   any time. */
+static TEST_NOINLINE struct item *new_item(int idx) {
   struct shadow *s = &shadows[idx];
   *s = (struct shadow){
       .kind = (enum kind)below(KINDS), .bytes = random_size(), .id = ++next_id};
@@ -145,6 +147,7 @@ static TEST_NOINLINE void new_item(int idx) {
     s->links[l] = -1;
   }
   fill_words(item, s, 0);
+  return item;
 }
 
 static TEST_NOINLINE void set_link(int from, size_t l, int to) {
@@ -235,6 +238,7 @@ static TEST_NOINLINE void realloc_item(int idx) {
   s->hidden = test_hide(item);
   s->bytes = bytes;
   keep_recent(idx);
+  wane_keep_alive(item);
   if (word_count(s) > old_words) {
     fill_words(item, s, old_words);
   }
@@ -282,12 +286,13 @@ static void add_item(void) {
     return;
   }
   int parent = reached_item();
-  new_item(idx);
+  struct item *item = new_item(idx);
   if (parent >= 0 && shadows[parent].kind != LEAF && below(10) != 0) {
     set_link(parent, below(LINKS_MAX), idx);
   } else {
     set_root(below(ROOTS), idx);
   }
+  wane_keep_alive(item);
   shadows[idx].reached = true;
 }
 
