@@ -38,7 +38,8 @@ struct beside_range {
   uintptr_t start; /* of the root: by these two it is known */
   uintptr_t end;
   uintptr_t next; /* of its pages, which is not scanned yet */
-  bool is_lost;   /* its memory is another now: scanned in the last stop */
+  bool is_lost;   /* its memory cannot be tracked, or is another now: scanned in
+                     the last stop */
 };
 
 static struct beside_range *beside_ranges; /* cycle lock, as all below */
@@ -86,7 +87,8 @@ static void range_ignore(void *unused, uintptr_t start, uintptr_t end) {
 
 /* Arms a large range and notes it. What is not tracked is left to the last
    stop, but scanned here as well: so that stop has not to mark what hangs on
-   it. A root visit. */
+   it. A large one that cannot be armed is scanned like the others, in portions,
+   and once more in the last stop. A root visit. */
 static void range_watch(void *unused, uintptr_t start, uintptr_t end,
                         bool is_copy) {
   (void)is_copy;
@@ -94,17 +96,18 @@ static void range_watch(void *unused, uintptr_t start, uintptr_t end,
   if (end - start < BESIDE_RANGE_MIN ||
       !wane__vector_reserve((void **)&beside_ranges, &beside_range_capacity,
                             beside_range_count, beside_range_count + 1,
-                            sizeof *beside_ranges) ||
-      !wane__dirty_watch(page_up(start), page_down(end)) ||
-      !wane__dirty_fetch_range(WANE__DIRTY_FIRST, page_up(start),
-                               page_down(end), range_ignore, NULL, &pages)) {
+                            sizeof *beside_ranges)) {
     beside_scan(unused, start, end, true);
     return;
   }
+  bool is_armed =
+      wane__dirty_watch(page_up(start), page_down(end)) &&
+      wane__dirty_fetch_range(WANE__DIRTY_FIRST, page_up(start), page_down(end),
+                              range_ignore, NULL, &pages);
   beside_scan(unused, start, page_up(start), true);
   beside_scan(unused, page_down(end), end, true);
-  beside_ranges[beside_range_count++] =
-      (struct beside_range){.start = start, .end = end, .next = page_up(start)};
+  beside_ranges[beside_range_count++] = (struct beside_range){
+      .start = start, .end = end, .next = page_up(start), .is_lost = !is_armed};
 }
 
 /* Scans ranges for the first time, as far as there is a budget. A root visit.

@@ -27,6 +27,9 @@
 #define SOFT_PAGES ((size_t)4096)
 #define SOFT_DIRTY ((uint64_t)1 << 55)
 #define SOFT_CLEAR "4"
+/* Not of "self": when the main thread has ended with pthread_exit, that takes
+   what is written and does nothing. */
+#define SOFT_CLEAR_PATH "/proc/thread-self/clear_refs"
 
 static struct {
   struct wane__os_file pagemap; /* cycle lock, as all */
@@ -57,7 +60,7 @@ static bool soft_works(void) {
     return false;
   }
   *page = 1;
-  if (!wane__os_write_file("/proc/self/clear_refs", SOFT_CLEAR) ||
+  if (!wane__os_write_file(SOFT_CLEAR_PATH, SOFT_CLEAR) ||
       soft_read(at, 1) != 1 || (soft.entries[0] & SOFT_DIRTY) != 0) {
     errno = ENOSYS;
     return false;
@@ -78,7 +81,7 @@ static bool soft_open(void) {
     return false;
   }
   return wane__os_file_set(&soft.pagemap,
-                           wane__os_open("/proc/self/pagemap")) &&
+                           wane__os_open("/proc/thread-self/pagemap")) &&
          soft_works();
 }
 
@@ -101,13 +104,18 @@ static void soft_prepare_seen(void) {
 static bool soft_begin(void) {
   soft_prepare_seen();
   return wane__os_file_is_ours(&soft.pagemap) &&
-         wane__os_write_file("/proc/self/clear_refs", SOFT_CLEAR);
+         wane__os_write_file(SOFT_CLEAR_PATH, SOFT_CLEAR);
 }
 
+static bool soft_is_in_arena(uintptr_t address) {
+  return address - wane__arena.start < wane__arena.reserved;
+}
+
+/* Only the heap's own memory: elsewhere there may be memory of hugetlbfs, which
+   has no bits, or pages that mremap brought, with the bits they had. */
 static bool soft_watch(uintptr_t start, uintptr_t end) {
-  (void)start;
   (void)end;
-  return true;
+  return soft_is_in_arena(start);
 }
 
 /* Has the page been handed out before? It has from now on. */
@@ -122,10 +130,6 @@ static bool soft_was_seen(uintptr_t page) {
   return was;
 }
 
-static bool soft_is_in_arena(uintptr_t address) {
-  return address - wane__arena.start < wane__arena.reserved;
-}
-
 static bool soft_fetch(enum wane__dirty_fetch which, uintptr_t start,
                        uintptr_t end, wane__dirty_visit *visit, void *ctx,
                        size_t *pages) {
@@ -134,9 +138,7 @@ static bool soft_fetch(enum wane__dirty_fetch which, uintptr_t start,
     *pages += (end - start) / WANE__PAGE_BYTES_MIN;
     return true;
   }
-  if (which == WANE__DIRTY_ROUND && !soft_is_in_arena(start)) {
-    return true; /* there are no bits for what was seen there */
-  }
+  uintptr_t first = 0; /* of the pages to hand out before start; 0: none */
   while (start < end) {
     size_t count = soft_read(start, (end - start) / WANE__PAGE_BYTES_MIN);
     if (count == 0) {
@@ -145,10 +147,16 @@ static bool soft_fetch(enum wane__dirty_fetch which, uintptr_t start,
     for (size_t i = 0; i < count; i++, start += WANE__PAGE_BYTES_MIN) {
       if ((soft.entries[i] & SOFT_DIRTY) != 0 &&
           (which != WANE__DIRTY_ROUND || !soft_was_seen(start))) {
-        visit(ctx, start, start + WANE__PAGE_BYTES_MIN);
+        first = first != 0 ? first : start;
         ++*pages;
+      } else if (first != 0) {
+        visit(ctx, first, start);
+        first = 0;
       }
     }
+  }
+  if (first != 0) {
+    visit(ctx, first, end);
   }
   return true;
 }

@@ -99,7 +99,8 @@ static bool uffd_open(void) {
              (int)syscall(SYS_userfaultfd,
                           O_CLOEXEC | O_NONBLOCK | UFFD_OPEN_USER_MODE_ONLY)) &&
          ioctl(uffd_file.fd, UFFDIO_API, &api) == 0 &&
-         wane__os_file_set(&uffd_pagemap, wane__os_open("/proc/self/pagemap"));
+         wane__os_file_set(&uffd_pagemap,
+                           wane__os_open("/proc/thread-self/pagemap"));
 }
 
 static bool uffd_begin(void) {

@@ -407,10 +407,11 @@ static void what_wanders_among_much_that_is_written_lives(void **state) {
   unsigned stops = phases_seen[WANE__PHASE_BEFORE_STOP];
   unsigned cycles = (unsigned)test_scaled(25, 15);
   wander_for(cycles, 5 * PRESSURE_PAGES);
-  if (is_beside()) {
-    assert_true(phases_seen[WANE__PHASE_ROUND] - rounds > 2 * cycles);
+  if (is_beside()) { /* softdirty hands out a page in one round only */
+    assert_true(phases_seen[WANE__PHASE_ROUND] - rounds > cycles);
   }
   if (strcmp(test_stats().dirty_backend, "uffd") == 0) {
+    assert_true(phases_seen[WANE__PHASE_ROUND] - rounds > 2 * cycles);
     assert_true(phases_seen[WANE__PHASE_BEFORE_STOP] - stops > cycles);
   }
 }
