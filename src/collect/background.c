@@ -97,16 +97,17 @@ static bool background_wants_cycle(void) {
   const struct wane__heap_meter *meter = &wane__heap_meter;
   uint64_t since = wane__load_relaxed(&meter->since_flip_bytes);
   uint64_t live = wane__load_relaxed(&meter->live_bytes);
+  uint64_t maybe_dead = since + wane__pace_last_beside();
   bool are_deaths_awaited = wane__load(&wane__groups_with_records) != 0;
-  if (wane__pace_percent() < 0 || (since == 0 && !are_deaths_awaited)) {
+  if (wane__pace_percent() < 0 || (maybe_dead == 0 && !are_deaths_awaited)) {
     return false;
   }
   uint64_t last = wane__load_relaxed(&wane__cycle_totals.last_end_ns);
   if (wane__os_now_ns() - last > FORCED_AFTER_NS) {
     return true;
   }
-  return !background.cycle_done && since > IDLE_CYCLE_BYTES_MIN &&
-         since > live / 8;
+  return !background.cycle_done && maybe_dead > IDLE_CYCLE_BYTES_MIN &&
+         maybe_dead > live / 8;
 }
 
 static void background_rest(void) {

@@ -329,6 +329,10 @@ void wane__pace_begin_marking_stw(uint64_t used_bytes) {
   wane__store_relaxed(&pace_room, wane__pace_allowance(&end));
 }
 
+uint64_t wane__pace_last_beside(void) {
+  return wane__load_relaxed(&pace_last_beside);
+}
+
 uint64_t wane__pace_room(void) {
   uint64_t room = wane__load_relaxed(&pace_room);
   uint64_t since = wane__load_relaxed(&wane__heap_meter.since_flip_bytes);

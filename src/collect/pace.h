@@ -156,6 +156,9 @@ bool wane__pace_may_allocate(size_t more_bytes, bool is_marking);
    the next: more free memory than that the heap does not need. UINT64_MAX:
    there will be no cycle. */
 uint64_t wane__pace_room(void);
+/* What was allocated while the last cycle marked beside the program: as much
+   may have died then and count as live. 0: it marked in one stop. */
+uint64_t wane__pace_last_beside(void);
 /* Marking is in its last rounds, or not. lock: cycle. */
 void wane__pace_set_ending(bool is_ending);
 bool wane__pace_is_by_limit(void);

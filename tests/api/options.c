@@ -105,7 +105,7 @@ static void odd_strings_are_survived(void **state) {
 static const char *const names[] = {
     "help",       "trace",      "gc_percent", "mark_threads", "signal",
     "reserve_mb", "huge_pages", "background", "idle_ms",      "verify",
-    "stress",     "poison",     "fault",      "mark_stack"};
+    "stress",     "poison",     "fault",      "mark_stack",   "dirty"};
 
 static void help_lists_every_option_and_goes_on(void **state) {
   (void)state;
@@ -129,12 +129,14 @@ static void help_as_markdown_is_a_table(void **state) {
   assert_int_equal(occurrences(&child, "\n| --- |"), 1);
 }
 
+/* And one about the tracker of written pages, before. */
 static void trace_prints_a_line_for_each_cycle(void **state) {
   (void)state;
   struct test_child child;
   run("trace=1", &child);
   assert_int_equal(occurrences(&child, "wane: gc "), 2);
-  assert_int_equal(occurrences(&child, "\n"), 2);
+  assert_int_equal(occurrences(&child, "\n"), 3);
+  assert_int_equal(strncmp(child.text, "wane: what is written", 21), 0);
   assert_non_null(strstr(child.text, "gc 1 @"));
   assert_non_null(strstr(child.text, "gc 2 @"));
   assert_int_equal(occurrences(&child, " forced"), 2);

@@ -60,6 +60,37 @@ static void no_value_is_lost(void **state) {
   }
 }
 
+/* A key that is made again, often with the number that it had: each setting is
+   a first one, and nothing takes time besides. */
+static void *set_again_and_again(void *arg) {
+  uint64_t *object = numbered(1);
+  while (__atomic_load_n(&done, __ATOMIC_ACQUIRE) == 0) {
+    pthread_key_t key;
+    require(pthread_key_create(&key, NULL) == 0);
+    require(pthread_setspecific(key, object) == 0);
+    require(pthread_getspecific(key) == object);
+    require(pthread_key_delete(key) == 0);
+  }
+  return arg;
+}
+
+static void no_first_value_is_lost(void **state) {
+  (void)state;
+  pthread_t threads[2];
+  double end = test_now() + 3;
+  __atomic_store_n(&done, 0, __ATOMIC_RELEASE);
+  for (size_t i = 0; i < TEST_COUNT(threads); i++) {
+    require(pthread_create(&threads[i], NULL, set_again_and_again, NULL) == 0);
+  }
+  for (int i = 0; i < 10 * CYCLES_MIN && test_now() < end; i++) {
+    wane_collect();
+  }
+  __atomic_store_n(&done, 1, __ATOMIC_RELEASE);
+  for (size_t i = 0; i < TEST_COUNT(threads); i++) {
+    require(pthread_join(threads[i], NULL) == 0);
+  }
+}
+
 /* One that the C library takes is given back as it was, also a failure. */
 static void what_fails_says_so(void **state) {
   (void)state;
@@ -73,6 +104,7 @@ static void what_fails_says_so(void **state) {
 int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(no_value_is_lost),
+      cmocka_unit_test(no_first_value_is_lost),
       cmocka_unit_test(what_fails_says_so),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
