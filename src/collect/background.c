@@ -36,6 +36,8 @@ static struct {
   uint64_t tried_ns;    /* start, or the last cycle begun for being due */
   uint64_t last_count;  /* what had been allocated at the last tick */
   uint64_t rested_ns;   /* how long that has not changed */
+  uint64_t rest_cycles; /* cycles that nobody asked for, at the end of the last
+                           one at rest */
   bool cycle_done;      /* for this rest */
   bool all_released;    /* for this rest */
   uint32_t before_tick; /* free since before this tick: may be released */
@@ -92,16 +94,26 @@ static uint64_t background_keep(void) {
   return room == UINT64_MAX ? room : room + room / 10;
 }
 
-/* True if a cycle may free a good part of the heap. */
+static uint64_t background_own_cycles(void) {
+  return wane__load_relaxed(&wane__cycle_totals.full) -
+         wane__load_relaxed(&wane__cycle_totals.forced);
+}
+
+/* True if a cycle may free a good part of the heap: of what was allocated since
+   the last one, or beside it; or of what one found that came while the program
+   was busy. */
 static bool background_wants_cycle(void) {
   const struct wane__heap_meter *meter = &wane__heap_meter;
   uint64_t since = wane__load_relaxed(&meter->since_flip_bytes);
   uint64_t live = wane__load_relaxed(&meter->live_bytes);
   uint64_t maybe_dead = since + wane__pace_last_beside();
   bool are_deaths_awaited = wane__load(&wane__groups_with_records) != 0;
-  if (wane__pace_percent() < 0 || (maybe_dead == 0 && !are_deaths_awaited)) {
+  bool was_busy = background_own_cycles() != background.rest_cycles;
+  if (wane__pace_percent() < 0 ||
+      (maybe_dead == 0 && !was_busy && !are_deaths_awaited)) {
     return false;
   }
+  maybe_dead += was_busy ? live : 0;
   uint64_t last = wane__load_relaxed(&wane__cycle_totals.last_end_ns);
   if (wane__os_now_ns() - last > FORCED_AFTER_NS) {
     return true;
@@ -113,6 +125,7 @@ static bool background_wants_cycle(void) {
 static void background_rest(void) {
   if (background_wants_cycle()) {
     wane__cycle_run(WANE__CYCLE_IDLE, true, 0);
+    background.rest_cycles = background_own_cycles();
   }
   background.cycle_done = true;
   background_sweep();
