@@ -238,10 +238,12 @@ static void beside_set_slow(void) {
   wane__store_relaxed(&wane__heap_meter.is_slow, true);
 }
 
+void wane__beside_go_on(void) { wane__os_futex_wake(&slow_round, INT32_MAX); }
+
 /* Those that wait go on, with a small run. */
 static void beside_wake_slow(void) {
   wane__add(&slow_round, 1);
-  wane__os_futex_wake(&slow_round, INT32_MAX);
+  wane__beside_go_on();
 }
 
 void wane__beside_slow(void) {
@@ -332,8 +334,6 @@ void wane__beside_mark(struct wane__beside *beside,
   beside->is_tracked = work.pages != SIZE_MAX;
   wane__mark_close();
 }
-
-void wane__beside_go_on(void) { wane__os_futex_wake(&slow_round, INT32_MAX); }
 
 void wane__beside_end_slow(void) {
   wane__store_relaxed(&wane__heap_meter.is_slow, false);

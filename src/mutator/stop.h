@@ -22,9 +22,8 @@
  *   handler whose sa_mask blocks all signals, or a mask set by the system call
  *   itself, makes the stop wait; after ten seconds a line says for whom;
  * - sits in a system call: it is interrupted and, with SA_RESTART, resumed;
- * - forks: fork waits for the stop to end, by the registry's lock
- * (collect/fork); for the cycle it only waits until it rests
- * (wane__cycle_rest);
+ * - forks: fork waits for the stop to end, by the registry's lock, and for the
+ *   cycle only until it rests (collect/fork, wane__cycle_rest);
  * - waits for marking to get on (wane__stop_rest): it has noted its stack and
  *   its values, with signals blocked, and is taken as stopped without a signal;
  *   it does not go on before the world does.
